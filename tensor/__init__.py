@@ -1,0 +1,52 @@
+"""A small tensor library: n-dimensional arrays, reverse-mode automatic differentiation, layers,
+optimizers.
+
+It knows nothing of GPT-2. Start reading at `tensor.py`; a derivative is found in `ops/`, the
+arithmetic under it in `numpy_backend.py`.
+"""
+
+from tensor import functional, nn, optim, random
+from tensor.functional import (
+    attention,
+    binary_cross_entropy_with_logits,
+    cat,
+    cross_entropy,
+    dropout,
+    embedding,
+    layer_norm,
+    linear,
+    mse_loss,
+    stack,
+    where,
+)
+from tensor.gradcheck import gradcheck
+from tensor.graph import is_grad_enabled, no_grad
+from tensor.nn import Module, Parameter
+from tensor.random import manual_seed
+from tensor.tensor import Tensor, apply
+
+__all__ = [
+    "Module",
+    "Parameter",
+    "Tensor",
+    "apply",
+    "attention",
+    "binary_cross_entropy_with_logits",
+    "cat",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "functional",
+    "gradcheck",
+    "is_grad_enabled",
+    "layer_norm",
+    "linear",
+    "manual_seed",
+    "mse_loss",
+    "nn",
+    "no_grad",
+    "optim",
+    "random",
+    "stack",
+    "where",
+]

@@ -1,0 +1,63 @@
+"""From what a caller passes (numbers, lists, NumPy arrays, tensors) to what the backends take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+FLOAT32 = np.dtype("float32")
+NUMBERS = (bool, int, float, np.generic)
+
+
+def checked_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype if tensors may have it, else TypeError."""
+    if dtype.kind in "iub" or dtype in (FLOAT32, np.dtype("float64")):
+        return dtype
+    raise TypeError(
+        f"dtype {dtype} is not supported; use float32, float64, an integer type or bool"
+    )
+
+
+def to_array(values: Any, dtype: Any = None) -> np.ndarray:
+    """Anything array-like as a NumPy array of a dtype that tensors may have.
+
+    Python's floats become float32; a NumPy array keeps its precision. TypeError for what is not
+    numbers, ValueError for lists of unequal lengths.
+    """
+    array = np.asarray(values)
+    if dtype is not None and array.dtype.kind in "iubf":
+        return array.astype(checked_dtype(np.dtype(dtype)), copy=False)
+    if (
+        array.dtype == np.float64
+        and isinstance(values, (float, list, tuple))
+        and not isinstance(values, np.generic)
+    ):
+        array = array.astype(FLOAT32)
+    checked_dtype(array.dtype)
+    return array
+
+
+def read_sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+    """The sizes in f(2, 3) and f((2, 3)) alike."""
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes = tuple(sizes[0])
+    return tuple(int(n) for n in sizes)
+
+
+def read_index(part: Any) -> Any:
+    """One part of an index as NumPy takes it: a tensor or a list becomes an integer or boolean
+    array.
+
+    IndexError for an array of another dtype.
+    """
+    if part is None or part is Ellipsis or isinstance(part, (slice, int, np.integer)):
+        return part
+    array = np.asarray(part)
+    if array.size == 0 and array.dtype.kind == "f":
+        array = array.astype(np.int64)  # an empty list
+    if array.dtype.kind not in "iub":
+        raise IndexError(
+            f"an index of dtype {array.dtype}: only integers and booleans can be indices"
+        )
+    return array

@@ -1,0 +1,250 @@
+"""Operations on several tensors, and those with options: the functions that `nn` and the model are
+built from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tensor.ops import elementwise, fused, matmul, shape
+from tensor.ops.function import broadcast_shapes, normalize_axes
+from tensor.random import Generator, default_generator
+from tensor.tensor import Tensor, apply, operands
+
+# --- joining and choosing
+
+
+def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Tensors joined along an axis; their other sizes and dtypes must agree."""
+    if not tensors:
+        raise ValueError("cat: there is nothing to join")
+    first = tensors[0]
+    (a,) = normalize_axes("cat", axis, first.ndim)
+    for t in tensors:
+        if (
+            t.ndim != first.ndim
+            or t.shape[:a] + t.shape[a + 1 :] != first.shape[:a] + first.shape[a + 1 :]
+        ):
+            raise ValueError(
+                f"cat along axis {a}: shapes {first.shape} and {t.shape} differ elsewhere"
+            )
+        if t.dtype != first.dtype:
+            raise TypeError(f"cat: {first.dtype} and {t.dtype} differ; convert one with .astype(…)")
+    return apply(shape.Concatenate, *tensors, axis=a)
+
+
+def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Tensors of one shape joined along a new axis."""
+    return cat([t.unsqueeze(axis) for t in tensors], axis)
+
+
+def where(condition: Tensor, a: Any, b: Any) -> Tensor:
+    """a where the boolean condition holds, b elsewhere; all three broadcast."""
+    if condition.dtype.kind != "b":
+        raise TypeError(
+            f"where: the condition must be boolean, not {condition.dtype}; compare first, as in x "
+            "!= 0"
+        )
+    if isinstance(a, Tensor) or not isinstance(b, Tensor):
+        a, b = operands(
+            "where", a if isinstance(a, Tensor) else Tensor(a, device=condition.device), b
+        )
+    else:
+        b, a = operands("where", b, a)
+    broadcast_shapes("where", condition.shape, a.shape, b.shape)
+    return apply(elementwise.Where, condition, a, b)
+
+
+# --- layers
+
+
+def linear(x: Tensor, w: Tensor, b: Tensor | None = None, transpose: bool = False) -> Tensor:
+    """x w + b: (..., K), (K, N), (N,) -> (..., N). With `transpose`, w is (N, K)."""
+    rows, columns = w.shape[::-1] if transpose and w.ndim == 2 else (w.shape + (-1, -1))[:2]
+    if w.ndim != 2 or x.ndim == 0 or x.shape[-1] != rows:
+        raise ValueError(
+            f"linear: input {x.shape} and weight {w.shape}{' transposed' if transpose else ''}: "
+            "the "
+            "input's last size must be the weight's number of rows"
+        )
+    if b is not None and b.shape != (columns,):
+        raise ValueError(
+            f"linear: bias {b.shape} does not match the {columns} columns of the weight"
+        )
+    inputs = (x, w) if b is None else (x, w, b)
+    _same_dtype("linear", *inputs)
+    return apply(matmul.Linear, *inputs, transpose=transpose)
+
+
+def embedding(weight: Tensor, ids: Any) -> Tensor:
+    """Row ids[...] of the weight (V, C) for each id: (...) -> (..., C). IndexError for an id
+    outside 0 … V - 1.
+    """
+    ids = ids if isinstance(ids, Tensor) else Tensor(ids, device=weight.device)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"embedding: ids must be integers, not {ids.dtype}")
+    rows = weight.shape[0]
+    if ids.size:
+        values = ids.numpy()
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= rows:
+            wrong = low if low < 0 else high
+            raise IndexError(
+                f"embedding: id {wrong} is outside 0 … {rows - 1} (the weight has {rows} rows)"
+            )
+    return apply(shape.Embedding, weight, ids)
+
+
+def layer_norm(x: Tensor, w: Tensor, b: Tensor, eps: float = 1e-5) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * w + b over the last axis: (..., C), (C,), (C,) -> (..., C). Ba
+    et al. 2016.
+    """
+    if x.ndim == 0 or w.shape != x.shape[-1:] or b.shape != x.shape[-1:]:
+        raise ValueError(
+            f"layer_norm: weight {w.shape} and bias {b.shape} must be ({x.shape[-1:]}), as input "
+            f"{x.shape}"
+        )
+    _same_dtype("layer_norm", x, w, b)
+    return apply(fused.LayerNorm, x, w, b, eps=eps)
+
+
+def dropout(
+    x: Tensor, p: float, training: bool = True, generator: Generator | None = None
+) -> Tensor:
+    """Each element dropped with probability p, the others divided by 1 - p; x itself when not
+    training.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout: p = {p} is not a probability")
+    if not training or p == 0:
+        return x
+    if p == 1:
+        return x * 0.0
+    return apply(fused.Dropout, x, mask=(generator or default_generator()).dropout_mask(p))
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+    want_weights: bool = False,
+    generator: Generator | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """softmax(q k^T * scale + bias) v for each head. Vaswani et al. 2017, section 3.2.
+
+    q (B, H, T, D), k and v (B, H, S, D) -> out (B, H, T, D) and, with `want_weights`, the weights
+    (B, H, T, S) after dropout, otherwise None.
+
+    bias: added to the scores, broadcasts to (B, H, T, S), a constant; -inf or the dtype's lowest
+    number masks a key.
+    scale: 1 / sqrt(D) unless given.
+    causal: a query sees no later key, counted from the lower right corner: the last query sees all
+    S keys.
+    dropout: probability that a weight is dropped (only pass it when training).
+    """
+    if q.ndim != 4 or k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
+        raise ValueError(
+            f"attention: q {q.shape}, k {k.shape}, v {v.shape}: (B, H, T, D) and twice (B, H, S, "
+            "D) needed"
+        )
+    _same_dtype("attention", q, k, v)
+    b, h, t, d = q.shape
+    s = k.shape[2]
+    if causal and t > s:
+        raise ValueError(
+            f"attention: {t} queries but only {s} keys; a causal query needs its own key at least"
+        )
+    if bias is not None and (
+        bias.ndim != 4
+        or broadcast_shapes("attention bias", bias.shape, (b, h, t, s)) != (b, h, t, s)
+    ):
+        raise ValueError(
+            f"attention: bias {bias.shape} does not broadcast to (B, H, T, S) = {(b, h, t, s)}"
+        )
+    if not 0 <= dropout < 1:
+        raise ValueError(f"attention: dropout = {dropout} is outside 0 … 1 (1 excluded)")
+    result = apply(
+        fused.Attention,
+        q,
+        k,
+        v,
+        bias=None if bias is None else bias.astype(q.dtype).data,
+        scale=1 / math.sqrt(d) if scale is None else scale,
+        causal=causal,
+        dropout=(generator or default_generator()).dropout_mask(dropout) if dropout else None,
+        want_weights=want_weights,
+    )
+    return result if want_weights else (result, None)
+
+
+# --- losses
+
+
+def cross_entropy(logits: Tensor, targets: Any, ignore_index: int = -100) -> Tensor:
+    """Mean of -log softmax(logits)[target] over the targets that are not `ignore_index`: a scalar.
+
+    logits (..., V), targets (...) integers in 0 … V - 1 or `ignore_index`. NaN if every target is
+    ignored, as in torch. IndexError for another target, ValueError for shapes that don't match.
+    """
+    targets = targets if isinstance(targets, Tensor) else Tensor(targets, device=logits.device)
+    if targets.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: targets must be integers, not {targets.dtype}")
+    if logits.ndim == 0 or logits.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"cross_entropy: logits {logits.shape} need targets {logits.shape[:-1]}, got "
+            f"{targets.shape}"
+        )
+    size = logits.shape[-1]
+    flat = targets.reshape(-1)  # (N,)
+    values = flat.numpy()
+    wrong = values[(values != ignore_index) & ((values < 0) | (values >= size))]
+    if wrong.size:
+        raise IndexError(
+            f"cross_entropy: target {wrong[0]} is neither in 0 … {size - 1} nor {ignore_index} "
+            "(ignored)"
+        )
+    return apply(fused.CrossEntropy, logits.reshape(-1, size), flat, ignore=ignore_index)  # (N, V)
+
+
+def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
+    """Mean of -(z log s + (1 - z) log(1 - s)) with s = sigmoid(logits), z the targets in [0, 1] of
+    the same shape.
+    """
+    targets = _like("binary_cross_entropy_with_logits", targets, logits)
+    return apply(fused.BinaryCrossEntropy, logits, targets).mean()
+
+
+def mse_loss(x: Tensor, target: Any) -> Tensor:
+    """Mean squared difference of two tensors of the same shape."""
+    difference = x - _like("mse_loss", target, x)
+    return (difference * difference).mean()
+
+
+# --- what the functions share
+
+
+def _like(name: str, values: Any, x: Tensor) -> Tensor:
+    """Targets as a tensor of x's dtype, after a check that the shapes are the same."""
+    t = (
+        values
+        if isinstance(values, Tensor)
+        else Tensor(np.asarray(values, x.dtype), device=x.device)
+    )
+    if t.shape != x.shape:
+        raise ValueError(f"{name}: shapes {x.shape} and {t.shape} differ")
+    return t.astype(x.dtype)
+
+
+def _same_dtype(name: str, *tensors: Tensor) -> None:
+    if any(t.dtype != tensors[0].dtype for t in tensors):
+        listed = ", ".join(str(t.dtype) for t in tensors)
+        raise TypeError(f"{name}: dtypes {listed} differ; convert with .astype(…)")

@@ -1,0 +1,225 @@
+"""Modules: layers that own parameters, and trees of them.
+
+A module's parameters and children are its attributes, found by walking them; names come from the
+attributes, so that `state_dict` has exactly the names of the checkpoint files
+("h.0.attn.c_attn.weight").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from tensor import functional
+from tensor.random import default_generator
+from tensor.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that a module trains: a float leaf that requires gradients."""
+
+    def __init__(self, values: Any, device: str = "cpu") -> None:
+        super().__init__(values, requires_grad=True, device=device)
+
+
+class Module:
+    """A part of a model: attributes that are Parameters, Modules, or neither. Subclasses define
+    `forward`.
+    """
+
+    training = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """The modules among the attributes, with their names, in the order of assignment."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it."""
+        yield self
+        for _, child in self.children():
+            yield from child.modules()
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """(name, parameter) of this module and all below; a parameter in two places comes once,
+        under the first name.
+        """
+        seen: set[int] = set()
+        for name, parameter in self._all_names(prefix):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield name, parameter
+
+    def _all_names(self, prefix: str) -> Iterator[tuple[str, Parameter]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+        for name, child in self.children():
+            yield from child._all_names(f"{prefix}{name}.")
+
+    def parameters(self) -> Iterator[Parameter]:
+        """The parameters, each once."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def num_parameters(self) -> int:
+        """How many numbers the parameters hold, a tied matrix counted once."""
+        return sum(parameter.size for parameter in self.parameters())
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Every parameter's values by name, copied; a tied matrix once."""
+        return {name: parameter.numpy() for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy values into the parameters. Nothing is written unless all names and shapes fit.
+
+        ValueError with a list of what is missing, unexpected or misshapen.
+        """
+        own = dict(self.named_parameters())
+        values = {name: v if isinstance(v, Tensor) else np.asarray(v) for name, v in state.items()}
+        problems = [f"missing: {name} {own[name].shape}" for name in own if name not in values]
+        problems += [
+            f"unexpected: {name} {values[name].shape}" for name in values if name not in own
+        ]
+        problems += [
+            f"misshapen: {name} is {values[name].shape}, the model's is {own[name].shape}"
+            for name in own
+            if name in values and values[name].shape != own[name].shape
+        ]
+        if problems:
+            raise ValueError(
+                f"load_state_dict into {type(self).__name__}:\n  " + "\n  ".join(problems)
+            )
+        for name, parameter in own.items():
+            parameter.copy_(values[name])
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode (dropout on), or with False evaluation mode, here and below."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Evaluation mode: dropout off."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def to(self, device: str) -> Self:
+        """Move the parameters to a device, in place: ties and references to them stay. Gradients
+        are forgotten.
+        """
+        for parameter in self.parameters():
+            moved = parameter.to(device)
+            parameter.data, parameter.backend, parameter.grad = moved.data, moved.backend, None
+        return self
+
+    def astype(self, dtype: Any) -> Self:
+        """Convert the parameters to float32 or float64, in place. Gradients are forgotten."""
+        for parameter in self.parameters():
+            parameter.data, parameter.grad = parameter.detach().astype(dtype).data, None
+        return self
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  {name}: " + repr(child).replace("\n", "\n  ") for name, child in self.children()
+        ]
+        own = [f"{n} {tuple(p.shape)}" for n, p in vars(self).items() if isinstance(p, Parameter)]
+        head = f"{type(self).__name__}({', '.join(own)})"
+        return "\n".join([head, *lines])
+
+
+class ModuleList(Module):
+    """Modules by number: "0", "1", …"""
+
+    def __init__(self, modules: list[Module]) -> None:
+        for i, module in enumerate(modules):
+            setattr(self, str(i), module)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.children())
+
+    def __iter__(self) -> Iterator[Any]:
+        return (child for _, child in self.children())
+
+    def __getitem__(self, index: int) -> Any:
+        return list(self)[index]
+
+
+class Conv1D(Module):
+    """y = x weight + bias with weight (n_in, n_out): the orientation and the name of OpenAI's
+    GPT-2.
+
+    The weight starts as N(0, std), the bias as 0.
+    """
+
+    def __init__(self, n_in: int, n_out: int, std: float = 0.02) -> None:
+        self.weight = Parameter(default_generator().normal((n_in, n_out), std=std))
+        self.bias = Parameter(np.zeros(n_out, np.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)  # (..., n_in) -> (..., n_out)
+
+
+class Linear(Module):
+    """y = x weight^T + bias with weight (n_out, n_in), as in torch and in the heads of checkpoint
+    files.
+
+    The weight starts as N(0, std), the bias as 0.
+    """
+
+    def __init__(self, n_in: int, n_out: int, bias: bool = True, std: float = 0.02) -> None:
+        self.weight = Parameter(default_generator().normal((n_out, n_in), std=std))
+        self.bias = Parameter(np.zeros(n_out, np.float32)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias, transpose=True)  # (..., n_out)
+
+
+class Embedding(Module):
+    """Row id of weight (rows, width) for each id. The weight starts as N(0, std)."""
+
+    def __init__(self, rows: int, width: int, std: float = 0.02) -> None:
+        self.weight = Parameter(default_generator().normal((rows, width), std=std))
+
+    def forward(self, ids: Any) -> Tensor:
+        return functional.embedding(self.weight, ids)  # (...) -> (..., width)
+
+
+class LayerNorm(Module):
+    """Mean 0 and variance 1 over the last axis, then scaled and shifted by weight (1) and bias (0).
+    Ba et al. 2016.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        self.weight = Parameter(np.ones(width, np.float32))
+        self.bias = Parameter(np.zeros(width, np.float32))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class Dropout(Module):
+    """In training each element is dropped with probability p and the others are divided by 1 -
+    p.
+    """
+
+    def __init__(self, p: float) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"Dropout: p = {p} is not a probability")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.p, self.training)

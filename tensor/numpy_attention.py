@@ -1,0 +1,208 @@
+"""Attention on NumPy arrays, tile by tile, forward and backward.
+
+The (T, S) matrix of scores is never held whole: a tile is some rows of queries with the keys that
+they may see, in as many heads as fit the cache. Tiles leave out the keys that lie after their last
+query, which is nearly half of the work of causal attention. The backward pass computes each tile's
+probabilities again from the row's maximum and sum, the idea of FlashAttention (Dao et al. 2022), so
+memory grows with T and not with T * S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensor.backend import DropoutMask
+from tensor.random import keep_mask
+
+TILE_BYTES = 1 << 19  # of one tile's scores: half of a usual second-level cache
+QUERY_ROWS = (
+    128  # queries in a tile: few enough to skip most of the future, enough for an efficient product
+)
+
+
+class Tile(NamedTuple):
+    """Which batch rows, heads and queries a tile holds, and the keys 0 … keys - 1 that these may
+    see.
+    """
+
+    batch: slice
+    heads: slice
+    queries: slice
+    keys: int
+
+    def part(self, x: np.ndarray) -> np.ndarray:
+        """This tile's rows of x (B, H, T, …)."""
+        return x[self.batch, self.heads, self.queries]
+
+    def keyed(self, x: np.ndarray) -> np.ndarray:
+        """The keys' or values' rows that this tile sees, of x (B, H, S, D)."""
+        return x[self.batch, self.heads, : self.keys]
+
+
+def _tiles(shape: tuple[int, int, int], size: int, itemsize: int, causal: bool) -> Iterator[Tile]:
+    """All tiles. The last queries come first: their tile sees every key, so it may assign what
+    others add to.
+    """
+    b, h, t = shape
+    rows = min(t, QUERY_ROWS)
+    matrices = max(1, TILE_BYTES // max(1, rows * size * itemsize))  # (rows, S) matrices in a tile
+    heads = min(h, matrices)
+    batch = max(1, matrices // h) if heads == h else 1
+    for b0 in range(0, b, batch):
+        for h0 in range(0, h, heads):
+            for stop in range(t, 0, -rows):
+                start = max(0, stop - rows)
+                keys = size - t + stop if causal else size
+                yield Tile(slice(b0, b0 + batch), slice(h0, h0 + heads), slice(start, stop), keys)
+
+
+def _bias_part(bias: np.ndarray, tile: Tile) -> np.ndarray:
+    """The tile's part of a bias whose axes may have size 1."""
+    own = (tile.batch, tile.heads, tile.queries, slice(0, tile.keys))
+    return bias[tuple(s if n > 1 else slice(None) for s, n in zip(own, bias.shape, strict=True))]
+
+
+def _scores(
+    q: np.ndarray, k: np.ndarray, bias: np.ndarray | None, scale: float, causal: bool, tile: Tile
+) -> np.ndarray:
+    """q k^T * scale + bias of one tile, -inf where a key lies after its query: (b, h, rows,
+    keys).
+    """
+    s = np.matmul(tile.part(q), tile.keyed(k).swapaxes(-1, -2))
+    s *= s.dtype.type(scale)
+    if bias is not None:
+        s += _bias_part(bias, tile)
+    rows = s.shape[-2]
+    if causal and rows > 1:
+        # The mask counts from the lower right corner: the last query sees the last key.
+        s[..., s.shape[-1] - rows :] += np.triu(np.full((rows, rows), -np.inf, s.dtype), 1)
+    return s
+
+
+def _kept(
+    mask: DropoutMask, tile: Tile, shape: tuple[int, int, int, int], dtype: np.dtype
+) -> np.ndarray:
+    """A tile's dropout factors, 0 or 1 / (1 - p), cut from the mask over the whole (B, H, T, S)."""
+    b, h, t, s = shape
+    factors = np.empty(
+        (*(len(range(*x.indices(n))) for x, n in zip(tile[:3], shape, strict=False)), tile.keys),
+        dtype,
+    )
+    rows = factors.shape[2]
+    for i in range(factors.shape[0]):
+        for j in range(factors.shape[1]):
+            first_row = ((tile.batch.start + i) * h + tile.heads.start + j) * t + tile.queries.start
+            factors[i, j] = keep_mask(mask, first_row * s, rows * s).reshape(rows, s)[
+                :, : tile.keys
+            ]
+    factors *= dtype.type(1 / (1 - mask.p))
+    return factors
+
+
+def _empty_heads(b: int, h: int, t: int, d: int, dtype: np.dtype) -> np.ndarray:
+    """(B, H, T, D) that lies in memory as (B, T, H, D), so that merging the heads again copies
+    nothing.
+    """
+    return np.empty((b, t, h, d), dtype).transpose(0, 2, 1, 3)
+
+
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    bias: np.ndarray | None,
+    scale: float,
+    causal: bool,
+    dropout: DropoutMask | None,
+    want_weights: bool,
+) -> tuple[np.ndarray, np.ndarray | None, Any]:
+    """softmax(q k^T * scale + bias) v. Returns the output, the weights after dropout where wanted,
+    and the statistics that the backward pass needs: each row's maximum and 1 / sum, (B, H, T, 1)
+    each.
+    """
+    b, h, t, d = q.shape
+    size = k.shape[2]
+    out = _empty_heads(b, h, t, d, q.dtype)
+    top = np.empty((b, h, t, 1), q.dtype)
+    inverse = np.empty((b, h, t, 1), q.dtype)
+    weights = np.zeros((b, h, t, size), q.dtype) if want_weights else None
+    with np.errstate(all="ignore"):
+        for tile in _tiles((b, h, t), size, q.itemsize, causal):
+            p = _scores(q, k, bias, scale, causal, tile)
+            np.max(p, axis=-1, keepdims=True, out=tile.part(top))
+            p -= tile.part(top)
+            np.exp(p, out=p)
+            np.reciprocal(p.sum(axis=-1, keepdims=True), out=tile.part(inverse))
+            p *= tile.part(inverse)
+            if dropout is not None:
+                p *= _kept(dropout, tile, (b, h, t, size), p.dtype)
+            np.matmul(p, tile.keyed(v), out=tile.part(out))
+            if weights is not None:
+                tile.part(weights)[..., : tile.keys] = p
+    return out, weights, (top, inverse)
+
+
+def attention_backward(
+    dout: np.ndarray,
+    dweights: np.ndarray | None,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    out: np.ndarray,
+    bias: np.ndarray | None,
+    scale: float,
+    causal: bool,
+    dropout: DropoutMask | None,
+    stats: Any,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """With p the softmax, m the dropout's factors and a = p * m the weights:
+
+    dv = a^T dout,  da = dout v^T (+ dweights),  ds = p * (m * da - r) with r = sum over keys of a *
+    da, dq = scale * ds k,  dk = scale * ds^T q.  Without dweights r = sum over D of dout * out,
+    which is cheaper.
+    """
+    b, h, t, d = q.shape
+    size = k.shape[2]
+    top, inverse = stats
+    dq = _empty_heads(b, h, t, d, q.dtype)
+    dk = _empty_heads(b, h, size, d, q.dtype)
+    dv = _empty_heads(b, h, size, d, q.dtype)
+    with np.errstate(all="ignore"):
+        r = np.einsum("bhtd,bhtd->bht", dout, out)[..., None]
+        for tile in _tiles((b, h, t), size, q.itemsize, causal):
+            p = _scores(q, k, bias, scale, causal, tile)
+            p -= tile.part(top)
+            np.exp(p, out=p)
+            p *= tile.part(inverse)
+            dout_part = tile.part(dout)
+            ds = np.matmul(dout_part, tile.keyed(v).swapaxes(-1, -2))
+            row_sum = tile.part(r)
+            if dweights is not None:
+                extra = tile.part(dweights)[..., : tile.keys]
+                ds += extra
+            a = p
+            if dropout is not None:
+                m = _kept(dropout, tile, (b, h, t, size), p.dtype)
+                a = p * m
+                ds *= m
+            if dweights is not None:
+                row_sum = row_sum + (a * extra).sum(axis=-1, keepdims=True)
+            first = tile.queries.stop == t
+            _add_product(a.swapaxes(-1, -2), dout_part, tile.keyed(dv), first)
+            ds -= row_sum
+            ds *= p
+            ds *= ds.dtype.type(scale)
+            np.matmul(ds, tile.keyed(k), out=tile.part(dq))
+            _add_product(ds.swapaxes(-1, -2), tile.part(q), tile.keyed(dk), first)
+    return dq, dk, dv
+
+
+def _add_product(a: np.ndarray, b: np.ndarray, into: np.ndarray, first: bool) -> None:
+    """into = a @ b for the first tile of a sequence, into += a @ b for the others."""
+    if first:
+        np.matmul(a, b, out=into)
+    else:
+        into += np.matmul(a, b)

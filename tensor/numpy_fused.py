@@ -1,0 +1,315 @@
+"""Fused primitives on NumPy arrays: softmax, layer norm, GELU, cross-entropy, dropout, optimizer
+steps.
+
+Each works through its array in blocks of rows that stay in the processor's cache, because NumPy
+makes one pass over memory for each operator: on a block that fits the cache the passes after the
+first are nearly free. Shapes are those of `tensor.backend.Backend`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from tensor.backend import DropoutMask
+from tensor.random import keep_mask
+from tensor.special import erf
+
+BLOCK_BYTES = (
+    1 << 18
+)  # of one operand; three or four operands of this size fit a 1 MiB second-level cache
+
+
+def blocks(rows: int, row_bytes: int) -> Iterator[slice]:
+    """Slices that cut `rows` rows into blocks of about BLOCK_BYTES, at least one row each."""
+    step = max(1, BLOCK_BYTES // max(1, row_bytes))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    """(..., C) as (N, C); a view unless x is strided."""
+    return np.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+# --- softmax
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """exp(x) / sum(exp(x)) over the last axis; the row's maximum is subtracted first, so nothing
+    overflows.
+    """
+    with np.errstate(all="ignore"):
+        y = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
+        np.exp(y, out=y)
+        y /= y.sum(axis=-1, keepdims=True)
+    return y
+
+
+def softmax_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """dx = y * (dy - sum(dy * y))."""
+    dx = dy * y
+    total = dx.sum(axis=-1, keepdims=True)
+    return np.subtract(dx, y * total, out=dx)
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    """x - log(sum(exp(x))) over the last axis."""
+    with np.errstate(all="ignore"):
+        y = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
+        y -= np.log(np.exp(y).sum(axis=-1, keepdims=True))
+    return y
+
+
+def log_softmax_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """dx = dy - exp(y) * sum(dy)."""
+    return dy - np.exp(y) * dy.sum(axis=-1, keepdims=True)
+
+
+# --- layer norm (Ba et al. 2016)
+
+
+def layer_norm(
+    x: np.ndarray, w: np.ndarray, b: np.ndarray, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """y = (x - mean) * rstd * w + b, with rstd = 1 / sqrt(var + eps) and the biased variance."""
+    rows = _rows(x)
+    n, channels = rows.shape
+    y = np.empty_like(rows)
+    mean = np.empty(n, x.dtype)
+    rstd = np.empty(n, x.dtype)
+    with np.errstate(all="ignore"):
+        for block in blocks(n, rows.itemsize * channels):
+            out = y[block]
+            np.mean(rows[block], axis=-1, out=mean[block])
+            np.subtract(rows[block], mean[block, None], out=out)
+            variance = np.einsum("nc,nc->n", out, out)
+            variance /= channels
+            rstd[block] = 1 / np.sqrt(variance + x.dtype.type(eps))
+            out *= rstd[block, None]
+            out *= w
+            out += b
+    return y.reshape(x.shape), mean, rstd
+
+
+def layer_norm_backward(
+    dy: np.ndarray, x: np.ndarray, w: np.ndarray, mean: np.ndarray, rstd: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """With h = (x - mean) * rstd and g = dy * w:
+
+    dx = rstd * (g - mean(g) - h * mean(g * h)),  dw = sum over rows of dy * h,  db = sum over rows
+    of dy.
+    """
+    dys, xs = _rows(dy), _rows(x)
+    n, channels = xs.shape
+    dx = np.empty_like(xs)
+    dw = np.zeros_like(w)
+    db = np.zeros_like(w)
+    with np.errstate(all="ignore"):
+        for block in blocks(n, xs.itemsize * channels):
+            d, out, inverse = dys[block], dx[block], rstd[block, None]
+            h = xs[block] - mean[block, None]
+            h *= inverse
+            ones = np.ones(
+                len(h), x.dtype
+            )  # a product with ones adds rows three times faster than sum(axis=0)
+            np.multiply(d, h, out=out)
+            dw += ones @ out
+            db += ones @ d
+            np.multiply(d, w, out=out)
+            mean_gh = np.einsum("nc,nc->n", out, h) / channels
+            out -= np.mean(out, axis=-1, keepdims=True)
+            h *= mean_gh[:, None]
+            out -= h
+            out *= inverse
+    return dx.reshape(x.shape), dw, db
+
+
+# --- GELU (Hendrycks and Gimpel 2016)
+
+
+def gelu(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """y = x * P(x), with P(x) = (1 + erf(x / sqrt(2))) / 2; dy/dx = P(x) + x * exp(-x^2 / 2) /
+    sqrt(2 pi).
+    """
+    with np.errstate(all="ignore"):
+        p = erf(x * x.dtype.type(math.sqrt(0.5)))
+        p += 1
+        p *= x.dtype.type(0.5)
+        y = x * p
+        if not derivative:
+            return y, None
+        density = np.exp(x * x * x.dtype.type(-0.5))
+        density *= x.dtype.type(1 / math.sqrt(2 * math.pi))
+        return y, p + x * density
+
+
+def gelu_tanh(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """GPT-2's form: y = x * (1 + t) / 2 with t = tanh(c * (x + a x^3)), c = sqrt(2 / pi), a =
+    0.044715.
+
+    dy/dx = (1 + t) / 2 + x * (1 - t^2) * c * (1 + 3 a x^2) / 2. It is computed here, in the forward
+    pass, while t is at hand: that saves the second tanh, and what is kept for the backward pass is
+    as large as x itself.
+    """
+    flat = np.ascontiguousarray(x).reshape(-1)
+    y = np.empty_like(flat)
+    slope = np.empty_like(flat) if derivative else None
+    number = x.dtype.type
+    c, a = math.sqrt(2 / math.pi), 0.044715
+    with np.errstate(all="ignore"):
+        for block in blocks(flat.size, 4 * flat.itemsize):
+            xs, out = flat[block], y[block]
+            square = xs * xs
+            t = square * number(c * a)
+            t += number(c)
+            t *= xs
+            np.tanh(t, out=t)
+            if slope is not None:
+                np.multiply(t, t, out=out)
+                np.subtract(number(1), out, out=out)  # 1 - t^2
+                square *= number(1.5 * c * a)
+                square += number(0.5 * c)
+                square *= xs
+                np.multiply(square, out, out=slope[block])
+            t *= number(0.5)
+            t += number(0.5)
+            np.multiply(xs, t, out=out)
+            if slope is not None:
+                slope[block] += t
+    return y.reshape(x.shape), None if slope is None else slope.reshape(x.shape)
+
+
+# --- cross-entropy
+
+
+def cross_entropy(
+    logits: np.ndarray, targets: np.ndarray, ignore: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over the targets that count of log(sum(exp(logits))) - logits[target]; NaN where none
+    counts.
+
+    The sum is kept in float64. No array of the size of the logits is made.
+    """
+    n, vocabulary = logits.shape
+    lse = np.empty(n, logits.dtype)
+    with np.errstate(all="ignore"):
+        for block in blocks(n, logits.itemsize * vocabulary):
+            top = logits[block].max(axis=-1, keepdims=True)
+            shifted = logits[block] - top
+            np.exp(shifted, out=shifted)
+            lse[block] = np.log(shifted.sum(axis=-1)) + top[:, 0]
+        counted = np.flatnonzero(targets != ignore)
+        losses = lse[counted] - logits[counted, targets[counted]]
+        count = np.asarray(counted.size, logits.dtype)
+        loss = np.asarray(
+            losses.sum(dtype=np.float64) / counted.size if counted.size else np.nan, logits.dtype
+        )
+    return loss, lse, count
+
+
+def cross_entropy_backward(
+    dy: np.ndarray,
+    logits: np.ndarray,
+    targets: np.ndarray,
+    ignore: int,
+    lse: np.ndarray,
+    count: np.ndarray,
+) -> np.ndarray:
+    """dlogits = (softmax(logits) - one_hot(target)) * dy / count, and 0 in the rows that are
+    ignored.
+    """
+    n, vocabulary = logits.shape
+    dlogits = np.empty(logits.shape, logits.dtype)
+    with np.errstate(all="ignore"):
+        factor = np.where(targets == ignore, 0, dy / count).astype(logits.dtype)
+        for block in blocks(n, logits.itemsize * vocabulary):
+            d, wanted = dlogits[block], targets[block]
+            np.subtract(logits[block], lse[block, None], out=d)
+            np.exp(d, out=d)
+            rows = np.flatnonzero(wanted != ignore)
+            d[rows, wanted[rows]] -= 1
+            d *= factor[block, None]
+    return dlogits
+
+
+# --- dropout (Srivastava et al. 2014)
+
+
+def dropout(x: np.ndarray, mask: DropoutMask) -> np.ndarray:
+    """x / (1 - p) where the mask keeps an element, 0 elsewhere."""
+    kept = keep_mask(mask, 0, x.size).reshape(x.shape)
+    y = x * kept
+    y *= x.dtype.type(1 / (1 - mask.p))
+    return y
+
+
+# --- optimizer steps, in place
+
+
+def sum_of_squares(x: np.ndarray) -> float:
+    """In float64 over blocks; each block's own sum in the array's dtype."""
+    flat = np.ascontiguousarray(x).reshape(-1)
+    with np.errstate(all="ignore"):
+        return float(sum(float(np.dot(flat[b], flat[b])) for b in blocks(flat.size, flat.itemsize)))
+
+
+def sgd_step(
+    p: np.ndarray,
+    g: np.ndarray,
+    velocity: np.ndarray | None,
+    lr: float,
+    momentum: float,
+    decay: float,
+) -> None:
+    """g' = g + decay * p; velocity = momentum * velocity + g'; p -= lr * velocity (or lr * g'
+    without one).
+    """
+    number = p.dtype.type
+    update = g + number(decay) * p
+    if velocity is not None:
+        velocity *= number(momentum)
+        velocity += update
+        update = velocity
+    p -= number(lr) * update
+
+
+def adamw_step(
+    p: np.ndarray,
+    g: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    decay: float,
+) -> None:
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2), step counted from 1:
+
+    p *= 1 - lr * decay;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
+    p -= lr * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps).
+    """
+    number = p.dtype.type
+    beta1, beta2 = betas
+    correction1, correction2 = 1 - beta1**step, 1 - beta2**step
+    ps, gs, ms, vs = (a.reshape(-1) for a in (p, np.ascontiguousarray(g), m, v))
+    with np.errstate(all="ignore"):
+        for block in blocks(ps.size, ps.itemsize):
+            gradient, first, second = gs[block], ms[block], vs[block]
+            first *= number(beta1)
+            update = gradient * number(1 - beta1)
+            first += update
+            second *= number(beta2)
+            np.multiply(gradient, gradient, out=update)
+            update *= number(1 - beta2)
+            second += update
+            np.multiply(second, number(1 / correction2), out=update)
+            np.sqrt(update, out=update)
+            update += number(eps)
+            np.divide(first, update, out=update)
+            update *= number(lr / correction1)
+            ps[block] *= number(1 - lr * decay)
+            ps[block] -= update

@@ -1,0 +1,247 @@
+"""Optimizers, clipping, and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tensor.nn import Module
+from tensor.tensor import Tensor
+
+Group = dict[
+    str, Any
+]  # "params": list of tensors, and the options that hold for them ("lr", "weight_decay")
+
+
+def _read_groups(params: Iterable[Any], defaults: Group) -> list[Group]:
+    """Parameters, or groups of them with options of their own, as groups with every option filled
+    in.
+    """
+    given = list(params)
+    if not given:
+        raise ValueError("an optimizer needs at least one parameter")
+    groups = given if isinstance(given[0], Mapping) else [{"params": given}]
+    result = []
+    for group in groups:
+        unknown = set(group) - set(defaults) - {"params"}
+        if unknown:
+            raise TypeError(
+                f"unknown options {sorted(unknown)} in a parameter group; known: {sorted(defaults)}"
+            )
+        result.append({**defaults, **group, "params": list(group["params"])})
+    for p in (p for group in result for p in group["params"]):
+        if not isinstance(p, Tensor) or not p.requires_grad or p.creator is not None:
+            raise TypeError(f"an optimizer takes leaf tensors that require gradients, not {p!r}")
+    return result
+
+
+class Optimizer:
+    """What SGD and AdamW share: groups of parameters, and the way their state is saved."""
+
+    def __init__(self, params: Iterable[Any], defaults: Group) -> None:
+        for name, value in defaults.items():
+            if isinstance(value, (int, float)) and not (value >= 0 and math.isfinite(value)):
+                raise ValueError(
+                    f"{type(self).__name__}: {name} = {value} must be a finite number, not negative"
+                )
+        self.groups = _read_groups(params, defaults)
+        self.steps = 0
+
+    @property
+    def params(self) -> list[Tensor]:
+        """All parameters, group after group."""
+        return [p for group in self.groups for p in group["params"]]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for p in self.params:
+            p.grad = None
+
+    def set_lr(self, lr: float) -> None:
+        """Use one learning rate in all groups from now on."""
+        for group in self.groups:
+            group["lr"] = lr
+
+    def buffers(self) -> dict[str, list[Tensor]]:
+        """The running averages, by name: a tensor for each parameter, in order."""
+        raise NotImplementedError(f"{type(self).__name__} defines no buffers")
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The state as flat arrays: "step", and "m.0", "m.1", … for a buffer m; copies."""
+        state = {"step": np.asarray(self.steps, np.int64)}
+        for name, tensors in self.buffers().items():
+            state.update({f"{name}.{i}": t.numpy() for i, t in enumerate(tensors)})
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state. ValueError, and no change, if names or shapes don't fit the
+        parameters.
+        """
+        own = {f"{name}.{i}": t for name, ts in self.buffers().items() for i, t in enumerate(ts)}
+        expected = {"step": (), **{name: t.shape for name, t in own.items()}}
+        found = {name: np.shape(v) for name, v in state.items()}
+        if found != expected:
+            wrong = [n for n in {**expected, **found} if expected.get(n) != found.get(n)]
+            listed = ", ".join(
+                f"{n} (needed {expected.get(n)}, got {found.get(n)})" for n in wrong[:5]
+            )
+            raise ValueError(f"the optimizer's state does not fit its parameters: {listed}")
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+        self.steps = int(state["step"])
+
+
+class SGD(Optimizer):
+    """Gradient descent: v = momentum * v + (g + weight_decay * p); p -= lr * v. As torch's, without
+    dampening.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.velocity = [_zeros_like(p) for p in self.params] if momentum else []
+
+    def buffers(self) -> dict[str, list[Tensor]]:
+        return {"velocity": self.velocity}
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient, in place."""
+        self.steps += 1
+        number = 0
+        for group in self.groups:
+            for p in group["params"]:
+                velocity = self.velocity[number].data if self.velocity else None
+                number += 1
+                if p.grad is not None:
+                    p.backend.sgd_step(
+                        p.data,
+                        p.grad.data,
+                        velocity,
+                        group["lr"],
+                        group["momentum"],
+                        group["weight_decay"],
+                    )
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2); arguments and
+    defaults as torch's.
+
+    It decays whatever it is given; `decay_groups` makes the usual two groups.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"AdamW: betas {betas} must lie in 0 … 1 (1 excluded)")
+        self.betas, self.eps = betas, eps
+        self.m = [_zeros_like(p) for p in self.params]
+        self.v = [_zeros_like(p) for p in self.params]
+
+    def buffers(self) -> dict[str, list[Tensor]]:
+        return {"m": self.m, "v": self.v}
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient, in place."""
+        self.steps += 1
+        number = 0
+        for group in self.groups:
+            for p in group["params"]:
+                m, v = self.m[number].data, self.v[number].data
+                number += 1
+                if p.grad is not None:
+                    p.backend.adamw_step(
+                        p.data,
+                        p.grad.data,
+                        m,
+                        v,
+                        self.steps,
+                        group["lr"],
+                        self.betas,
+                        self.eps,
+                        group["weight_decay"],
+                    )
+
+
+def _zeros_like(p: Tensor) -> Tensor:
+    return Tensor.wrap(p.backend.full(p.shape, 0, p.dtype), p.backend)
+
+
+def decay_groups(model: Module, weight_decay: float) -> list[Group]:
+    """The parameters in two groups: matrices, which decay, and vectors (biases, layer norms), which
+    do not.
+    """
+    params = list(model.parameters())
+    return [
+        {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
+    """Scale all gradients by one factor so that their common norm is at most max_norm. Returns the
+    norm before.
+
+    The factor is max_norm / (norm + 1e-6), as torch's. A norm that is not finite is returned, and
+    nothing scaled.
+    """
+    grads = [p.grad for p in params if p.grad is not None]
+    norm = math.sqrt(sum(g.backend.sum_of_squares(g.data) for g in grads))
+    factor = max_norm / (norm + 1e-6)
+    if factor < 1 and math.isfinite(norm):
+        for g in grads:
+            g.backend.scale(g.data, factor)
+    return norm
+
+
+# --- schedules: the learning rate of a step, counted from 0. All warm up linearly over the first
+# `warmup_steps`.
+
+
+def warmup_constant(
+    step: int, lr: float, warmup_steps: int, max_steps: int, min_lr: float = 0.0
+) -> float:
+    """lr after the warm-up."""
+    return lr * (step + 1) / warmup_steps if step < warmup_steps else lr
+
+
+def _progress(step: int, warmup_steps: int, max_steps: int) -> float:
+    """0 at the end of the warm-up, 1 from max_steps on."""
+    return min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))
+
+
+def warmup_linear(
+    step: int, lr: float, warmup_steps: int, max_steps: int, min_lr: float = 0.0
+) -> float:
+    """A straight line from lr at the end of the warm-up to min_lr at max_steps."""
+    if step < warmup_steps:
+        return warmup_constant(step, lr, warmup_steps, max_steps)
+    return lr + (min_lr - lr) * _progress(step, warmup_steps, max_steps)
+
+
+def warmup_cosine(
+    step: int, lr: float, warmup_steps: int, max_steps: int, min_lr: float = 0.0
+) -> float:
+    """Half a cosine from lr at the end of the warm-up to min_lr at max_steps (Loshchilov and Hutter
+    2017).
+    """
+    if step < warmup_steps:
+        return warmup_constant(step, lr, warmup_steps, max_steps)
+    return min_lr + (lr - min_lr) * 0.5 * (
+        1 + math.cos(math.pi * _progress(step, warmup_steps, max_steps))
+    )

@@ -1,0 +1,649 @@
+"""Tensor: an array on a device that remembers how it was computed.
+
+`apply` runs an operation and records it; `Tensor.backward` walks what was recorded. Everything a
+Tensor can do is a method here, one line where one line will do; operations that take several
+tensors on an equal footing or have options worth a page (attention, cross_entropy …) are in
+`functional.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tensor.backend import Array, Backend
+from tensor.convert import FLOAT32, NUMBERS, checked_dtype, read_index, read_sizes, to_array
+from tensor.devices import get_backend
+from tensor.graph import is_grad_enabled, walk
+from tensor.ops import elementwise as ew
+from tensor.ops import fused, matmul, reduce
+from tensor.ops import shape as shapes
+from tensor.ops.function import Function, broadcast_shapes, normalize_axes
+
+Axis = int | tuple[int, ...] | None
+
+
+def apply(function: type[Function], *inputs: Tensor, **options: Any) -> Any:
+    """Run an operation forward on tensors and record it where a gradient may be wanted.
+
+    Returns a Tensor, or a tuple of them where forward gives a tuple. ValueError if the inputs are
+    on different devices.
+    """
+    backend = inputs[0].backend
+    for t in inputs:
+        if t.backend is not backend:
+            names = ", ".join(t.device for t in inputs)
+            raise ValueError(
+                f"{function.__name__}: inputs on different devices ({names}); use .to(device)"
+            )
+    needs_grad = (
+        tuple(t.requires_grad for t in inputs) if is_grad_enabled() else (False,) * len(inputs)
+    )
+    node = function(backend, needs_grad)
+    result = node.forward(*(t.data for t in inputs), **options)
+    arrays = result if isinstance(result, tuple) else (result,)
+    outputs = tuple(Tensor.wrap(array, backend) for array in arrays)
+    if any(needs_grad):
+        node.edges = tuple(
+            ((t, 0) if t.creator is None else (t.creator, t.output)) if need else None
+            for t, need in zip(inputs, needs_grad, strict=True)
+        )
+        node.input_shapes = tuple(t.data.shape for t in inputs)
+        node.outputs = len(outputs)
+        for i, t in enumerate(outputs):
+            t.requires_grad, t.creator, t.output = True, node, i
+    return outputs if isinstance(result, tuple) else outputs[0]
+
+
+class Tensor:
+    """An n-dimensional array with a gradient.
+
+    values: a number, nested lists or a NumPy array; it is copied. Python floats become float32,
+    ints int64; arrays keep their dtype (float32, float64, integers, bool). TypeError for other
+    dtypes, or if an integer or boolean tensor is asked to require gradients.
+
+    `data` is the backend's raw array. `grad`, a Tensor without a graph, adds up what each
+    `backward` brings until it is set to None. `creator` is the Function that made this tensor; a
+    leaf has none.
+    """
+
+    __slots__ = ("__weakref__", "backend", "creator", "data", "grad", "output", "requires_grad")
+    __array_ufunc__ = (
+        None  # numpy_array * tensor calls Tensor.__rmul__, not NumPy element by element
+    )
+
+    def __init__(
+        self, values: Any, dtype: Any = None, requires_grad: bool = False, device: str = "cpu"
+    ) -> None:
+        array = to_array(values, dtype)
+        if requires_grad and array.dtype.kind != "f":
+            raise TypeError(f"only float tensors can require gradients, not {array.dtype}")
+        self.backend: Backend = get_backend(device)
+        self.data: Array = self.backend.from_numpy(array)
+        self.requires_grad = requires_grad
+        self.grad: Tensor | None = None
+        self.creator: Function | None = None
+        self.output = 0
+
+    @classmethod
+    def wrap(cls, array: Array, backend: Backend) -> Tensor:
+        """A tensor around a raw array, without a copy or a graph."""
+        t = object.__new__(Tensor)
+        t.backend, t.data = backend, array
+        t.requires_grad, t.grad, t.creator, t.output = False, None, None, 0
+        return t
+
+    # --- looking at it
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.data.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    @property
+    def device(self) -> str:
+        return self.backend.name
+
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array of one's own: a copy."""
+        return self.backend.to_numpy(self.data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+
+    def item(self) -> Any:
+        """The value of a tensor with one element, as a Python number. ValueError if there are
+        more.
+        """
+        if self.size != 1:
+            raise ValueError(
+                f"item: a tensor of shape {self.shape} has {self.size} elements, not 1"
+            )
+        return self.numpy().item()
+
+    def tolist(self) -> Any:
+        """The values as nested Python lists."""
+        return self.numpy().tolist()
+
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("len of a tensor without dimensions")
+        return self.shape[0]
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(
+                f"a tensor of shape {self.shape} is neither true nor false; compare its elements"
+            )
+        return bool(self.item())
+
+    __float__ = __int__ = __index__ = None  # type: ignore[assignment]  # use .item(), which is explicit
+
+    def __repr__(self) -> str:
+        values = np.array2string(
+            self.numpy(), separator=", ", prefix="Tensor(", threshold=100, precision=4
+        )
+        extras = [] if self.dtype == FLOAT32 else [f"dtype={self.dtype}"]
+        if self.device != "cpu":
+            extras.append(f"device={self.device!r}")
+        if self.creator is not None:
+            extras.append(f"made by {type(self.creator).__name__}")
+        elif self.requires_grad:
+            extras.append("requires_grad=True")
+        return f"Tensor({', '.join([values, *extras])})"
+
+    # --- the graph
+
+    def backward(self, grad: Any = None, retain_graph: bool = False) -> None:
+        """Add the derivative of this tensor to `.grad` of every leaf it was computed from.
+
+        grad: the gradient of this tensor, of its shape; 1 for a tensor with one element, where it
+        may be left out.
+        retain_graph: keep what the operations saved, so that backward can be called again.
+
+        RuntimeError if there is no graph or it was freed; ValueError for a missing or misshapen
+        grad.
+        """
+        if not self.requires_grad:
+            raise RuntimeError(
+                "backward: nothing here requires a gradient (no_grad, or no input with "
+                "requires_grad)"
+            )
+        if grad is None:
+            if self.size != 1:
+                raise ValueError(
+                    f"backward: a tensor of shape {self.shape} needs a gradient of that shape; "
+                    "only one with a single element, like a loss, can do without"
+                )
+            start = self.backend.full(self.shape, 1, self.dtype)
+        else:
+            given = to_array(grad, self.dtype)
+            if given.shape != self.shape:
+                raise ValueError(
+                    f"backward: the gradient has shape {given.shape}, the tensor {self.shape}"
+                )
+            start = self.backend.from_numpy(given)
+        if self.creator is None:
+            self.accumulate_grad(start, fresh=True)
+        else:
+            walk(self.creator, self.output, start, retain_graph)
+
+    def accumulate_grad(self, array: Array, fresh: bool) -> None:
+        """Add an array to `.grad`. A fresh one, which nobody else holds, may be kept without a
+        copy.
+        """
+        if self.grad is None:
+            self.grad = Tensor.wrap(array if fresh else self.backend.copy(array), self.backend)
+        else:
+            self.backend.accumulate(self.grad.data, array)
+
+    def retain_grad(self) -> Tensor:
+        """Ask for `.grad` of a tensor that is not a leaf. Returns the tensor."""
+        if self.creator is not None:
+            self.creator.retained.append((self.output, self))
+        return self
+
+    def detach(self) -> Tensor:
+        """The same values, without a graph: a constant. No copy."""
+        return Tensor.wrap(self.data, self.backend)
+
+    def copy_(self, values: Any) -> Tensor:
+        """Overwrite the values in place, keeping shape, dtype and device: how weights are loaded.
+
+        ValueError if the shape differs, RuntimeError for a tensor that has a graph.
+        """
+        if self.creator is not None:
+            raise RuntimeError(
+                "copy_: only a leaf can be overwritten; this tensor was computed from others"
+            )
+        array = values.numpy() if isinstance(values, Tensor) else np.asarray(values)
+        if array.shape != self.shape:
+            raise ValueError(
+                f"copy_: values of shape {array.shape} for a tensor of shape {self.shape}"
+            )
+        if self.device != "cpu":
+            array = self.backend.from_numpy(np.asarray(array, self.dtype))
+        self.backend.assign(self.data, array)
+        return self
+
+    def astype(self, dtype: Any) -> Tensor:
+        """The values in another dtype; the tensor itself if it has that dtype."""
+        wanted = checked_dtype(np.dtype(dtype))
+        if wanted == self.dtype:
+            return self
+        if self.dtype.kind == "f" and wanted.kind == "f":
+            return apply(ew.Cast, self, dtype=wanted)
+        return Tensor.wrap(self.backend.cast(self.data, wanted), self.backend)
+
+    def to(self, device: str) -> Tensor:
+        """The tensor on another device, as a leaf; the tensor itself if it is there already."""
+        if get_backend(device) is self.backend:
+            return self
+        return Tensor(self.numpy(), requires_grad=self.requires_grad, device=device)
+
+    # --- arithmetic; operands broadcast
+
+    def __add__(self, other: Any) -> Tensor:
+        return apply(ew.Add, *operands("add", self, other))
+
+    def __sub__(self, other: Any) -> Tensor:
+        return apply(ew.Sub, *operands("subtract", self, other))
+
+    def __mul__(self, other: Any) -> Tensor:
+        return apply(ew.Mul, *operands("multiply", self, other))
+
+    def __truediv__(self, other: Any) -> Tensor:
+        a, b = operands("divide", self, other)
+        return apply(ew.Div, _floating(a), _floating(b))
+
+    def __pow__(self, other: Any) -> Tensor:
+        if isinstance(other, (int, float)):
+            base = _floating(self) if isinstance(other, float) or other < 0 else self
+            return apply(ew.PowScalar, base, exponent=other)
+        return apply(ew.Pow, *operands("power", self, other))
+
+    def __radd__(self, other: Any) -> Tensor:
+        return self + other
+
+    def __rsub__(self, other: Any) -> Tensor:
+        b, a = operands("subtract", self, other)
+        return apply(ew.Sub, a, b)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return self * other
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        b, a = operands("divide", self, other)
+        return apply(ew.Div, _floating(a), _floating(b))
+
+    def __rpow__(self, other: Any) -> Tensor:
+        b, a = operands("power", self, other)
+        return apply(ew.Pow, a, b)
+
+    def __neg__(self) -> Tensor:
+        return apply(ew.Neg, self)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        """(..., M, K) @ (..., K, N) -> (..., M, N); the leading axes broadcast. At least two axes
+        each.
+        """
+        a, b = operands("matmul", self, other, broadcast=False)
+        if a.ndim < 2 or b.ndim < 2:
+            raise ValueError(
+                f"matmul: {a.shape} @ {b.shape}: each needs two axes or more; reshape a vector "
+                "first"
+            )
+        if a.shape[-1] != b.shape[-2]:
+            raise ValueError(
+                f"matmul: {a.shape} @ {b.shape}: inner sizes {a.shape[-1]} and {b.shape[-2]} differ"
+            )
+        broadcast_shapes("matmul, leading axes", a.shape[:-2], b.shape[:-2])
+        return apply(matmul.MatMul, a, b)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return _as_tensor(other, self) @ self
+
+    # --- comparisons and logic: boolean tensors, without a gradient
+
+    def _compare(self, other: Any, how: str) -> Tensor:
+        a, b = operands(f"compare ({how})", self, other)
+        return Tensor.wrap(self.backend.compare(a.data, b.data, how), self.backend)
+
+    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
+        return self._compare(other, "==")
+
+    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
+        return self._compare(other, "!=")
+
+    def __lt__(self, other: Any) -> Tensor:
+        return self._compare(other, "<")
+
+    def __le__(self, other: Any) -> Tensor:
+        return self._compare(other, "<=")
+
+    def __gt__(self, other: Any) -> Tensor:
+        return self._compare(other, ">")
+
+    def __ge__(self, other: Any) -> Tensor:
+        return self._compare(other, ">=")
+
+    __hash__ = object.__hash__  # == compares elements, so a dictionary of tensors goes by identity
+
+    def __and__(self, other: Any) -> Tensor:
+        a, b = _booleans("and", self, other)
+        return Tensor.wrap(self.backend.logical_and(a.data, b.data), self.backend)
+
+    def __or__(self, other: Any) -> Tensor:
+        a, b = _booleans("or", self, other)
+        return Tensor.wrap(self.backend.logical_or(a.data, b.data), self.backend)
+
+    def __invert__(self) -> Tensor:
+        (a,) = _booleans("not", self)
+        return Tensor.wrap(self.backend.logical_not(a.data), self.backend)
+
+    # --- elementwise functions; integers are taken as float32
+
+    def exp(self) -> Tensor:
+        return apply(ew.Exp, _floating(self))
+
+    def log(self) -> Tensor:
+        """The natural logarithm."""
+        return apply(ew.Log, _floating(self))
+
+    def sqrt(self) -> Tensor:
+        return apply(ew.Sqrt, _floating(self))
+
+    def tanh(self) -> Tensor:
+        return apply(ew.Tanh, _floating(self))
+
+    def erf(self) -> Tensor:
+        """2/sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+        return apply(ew.Erf, _floating(self))
+
+    def relu(self) -> Tensor:
+        return apply(ew.Relu, _floating(self))
+
+    def sigmoid(self) -> Tensor:
+        return apply(ew.Sigmoid, _floating(self))
+
+    def silu(self) -> Tensor:
+        """x * sigmoid(x)."""
+        return apply(ew.Silu, _floating(self))
+
+    def gelu(self, approximate: str = "none") -> Tensor:
+        """x times the normal distribution function: exact ("none"), or GPT-2's "tanh" form of
+        it.
+        """
+        if approximate not in ("none", "tanh"):
+            raise ValueError(
+                f"gelu: approximate={approximate!r}; choose 'none' (exact) or 'tanh' (GPT-2's)"
+            )
+        return apply(ew.GeluTanh if approximate == "tanh" else ew.Gelu, _floating(self))
+
+    def abs(self) -> Tensor:
+        return self.maximum(-self)
+
+    def maximum(self, other: Any) -> Tensor:
+        return apply(ew.Maximum, *operands("maximum", self, other))
+
+    def minimum(self, other: Any) -> Tensor:
+        a, b = operands("minimum", self, other)
+        return -(-a).maximum(-b)
+
+    def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
+        """Values below low become low, above high become high; None leaves a side open."""
+        return apply(ew.Clip, self, low=low, high=high)
+
+    def masked_fill(self, mask: Any, value: float) -> Tensor:
+        """A constant where the boolean mask holds, this tensor's values elsewhere."""
+        condition = _as_tensor(mask, self)
+        _booleans("masked_fill", condition)
+        broadcast_shapes("masked_fill", condition.shape, self.shape)
+        return apply(ew.Where, condition, _as_tensor(value, self), self)
+
+    # --- reductions; axis is an int, a tuple of ints, or None for all
+
+    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        return apply(
+            reduce.Sum, self, axes=normalize_axes("sum", axis, self.ndim), keepdims=keepdims
+        )
+
+    def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        x = _floating(self)
+        axes = normalize_axes("mean", axis, x.ndim)
+        count = math.prod(x.shape[a] for a in axes)
+        return x.sum(axes, keepdims) * (1 / count if count else math.nan)
+
+    def var(self, axis: Axis = None, keepdims: bool = False, correction: int = 1) -> Tensor:
+        """Mean squared distance from the mean, over n - correction."""
+        x = _floating(self)
+        axes = normalize_axes("var", axis, x.ndim)
+        freedom = math.prod(x.shape[a] for a in axes) - correction
+        distance = x - x.mean(axes, keepdims=True)
+        return (distance * distance).sum(axes, keepdims) * (
+            1 / freedom if freedom > 0 else math.nan
+        )
+
+    def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """The largest element. The gradient is shared equally where several are largest."""
+        axes = normalize_axes("max", axis, self.ndim)
+        if any(self.shape[a] == 0 for a in axes):
+            raise ValueError(
+                f"max over axes {axes} of shape {self.shape}: there is no element to choose from"
+            )
+        return apply(reduce.Max, self, axes=axes, keepdims=keepdims)
+
+    def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """The smallest element. The gradient is shared equally where several are smallest."""
+        return -(-self).max(axis, keepdims)
+
+    def argmax(self, axis: int | None = None) -> np.ndarray:
+        """Where the largest element stands, the first of equal ones: int64, NumPy. None: in the
+        flattened tensor.
+        """
+        x = self.reshape(-1) if axis is None else self
+        (a,) = normalize_axes("argmax", 0 if axis is None else axis, x.ndim)
+        if x.shape[a] == 0:
+            raise ValueError(
+                f"argmax over axis {a} of shape {x.shape}: there is no element to choose from"
+            )
+        return self.backend.to_numpy(self.backend.argmax(x.data, a))
+
+    def logsumexp(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """log(sum(exp(x))), exact also where exp(x) would overflow."""
+        x = _floating(self)
+        axes = normalize_axes("logsumexp", axis, x.ndim)
+        top = x.detach().max(axes, keepdims=True)
+        top = top.masked_fill(top.abs() == math.inf, 0.0)  # inf - inf would be NaN
+        result = (x - top).exp().sum(axes, keepdims=True).log() + top
+        return result if keepdims else result.squeeze(axes)
+
+    def softmax(self, axis: int = -1) -> Tensor:
+        """exp(x) / sum(exp(x)) along an axis."""
+        return self._along_last(fused.Softmax, "softmax", axis)
+
+    def log_softmax(self, axis: int = -1) -> Tensor:
+        """x - log(sum(exp(x))) along an axis."""
+        return self._along_last(fused.LogSoftmax, "log_softmax", axis)
+
+    def _along_last(self, function: type[Function], name: str, axis: int) -> Tensor:
+        (a,) = normalize_axes(name, axis, self.ndim)
+        if a == self.ndim - 1:
+            return apply(function, _floating(self))
+        return apply(function, _floating(self).transpose(a, -1)).transpose(a, -1)
+
+    # --- shapes
+
+    def reshape(self, *sizes: Any) -> Tensor:
+        """The same elements in another shape; one size may be -1, and is worked out."""
+        wanted = read_sizes(sizes)
+        free = wanted.count(-1)
+        known = math.prod(n for n in wanted if n != -1)
+        if free == 1 and known and self.size % known == 0:
+            wanted = tuple(self.size // known if n == -1 else n for n in wanted)
+        elif free or known != self.size:
+            raise ValueError(
+                f"reshape: {self.shape} has {self.size} elements, which do not fit {wanted}"
+            )
+        return self if wanted == self.shape else apply(shapes.Reshape, self, shape=wanted)
+
+    def permute(self, *axes: Any) -> Tensor:
+        """The axes in another order."""
+        order = tuple(a % self.ndim if -self.ndim <= a < self.ndim else a for a in read_sizes(axes))
+        if sorted(order) != list(range(self.ndim)):
+            raise ValueError(
+                f"permute: {read_sizes(axes)} does not name each of {self.ndim} axes once"
+            )
+        return apply(shapes.Permute, self, axes=order)
+
+    def transpose(self, a: int, b: int) -> Tensor:
+        """Two axes exchanged."""
+        order = list(range(self.ndim))
+        (a,), (b,) = (
+            normalize_axes("transpose", a, self.ndim),
+            normalize_axes("transpose", b, self.ndim),
+        )
+        order[a], order[b] = b, a
+        return self.permute(*order)
+
+    @property
+    def T(self) -> Tensor:  # noqa: N802 - the name that NumPy and torch use
+        """A matrix with its axes exchanged."""
+        if self.ndim != 2:
+            raise ValueError(
+                f"T: a matrix has two axes, not shape {self.shape}; use transpose(a, b)"
+            )
+        return self.transpose(0, 1)
+
+    def expand(self, *sizes: Any) -> Tensor:
+        """Axes of size 1 repeated, and new ones in front, to reach a shape."""
+        wanted = read_sizes(sizes)
+        if broadcast_shapes("expand", self.shape, wanted) != wanted:
+            raise ValueError(
+                f"expand: {self.shape} can't become {wanted}: only axes of size 1 grow"
+            )
+        return apply(shapes.Expand, self, shape=wanted)
+
+    def squeeze(self, axis: Axis = None) -> Tensor:
+        """Without the named axes of size 1; None drops all of size 1."""
+        if axis is None:
+            drop: tuple[int, ...] = tuple(i for i, n in enumerate(self.shape) if n == 1)
+        else:
+            drop = normalize_axes("squeeze", axis, self.ndim)
+        if any(self.shape[a] != 1 for a in drop):
+            raise ValueError(f"squeeze: axes {drop} of shape {self.shape} are not all of size 1")
+        return self.reshape(tuple(n for i, n in enumerate(self.shape) if i not in drop))
+
+    def unsqueeze(self, axis: int) -> Tensor:
+        """With a new axis of size 1 at this place of the result."""
+        (a,) = normalize_axes("unsqueeze", axis, self.ndim + 1)
+        return self.reshape((*self.shape[:a], 1, *self.shape[a:]))
+
+    def split(self, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
+        """Consecutive parts along an axis: all of one size (the last may be smaller), or of the
+        given sizes.
+        """
+        (a,) = normalize_axes("split", axis, self.ndim)
+        n = self.shape[a]
+        if isinstance(size, int):
+            if size < 1:
+                raise ValueError(f"split: the size {size} is not positive")
+            sizes = [min(size, n - i) for i in range(0, n, size)] or [0]
+        else:
+            sizes = list(size)
+            if sum(sizes) != n or min(sizes, default=-1) < 0:
+                raise ValueError(
+                    f"split: sizes {sizes} do not add up to {n}, the size of axis {a} of "
+                    f"{self.shape}"
+                )
+        return apply(shapes.Split, self, sizes=sizes, axis=a)
+
+    def pad(self, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
+        """A constant border: (before, after) for each axis."""
+        if len(widths) != self.ndim or any(w < 0 for pair in widths for w in pair):
+            raise ValueError(
+                f"pad: {list(widths)} is not one (before, after) >= 0 for each axis of {self.shape}"
+            )
+        return apply(shapes.Pad, self, widths=[tuple(pair) for pair in widths], value=value)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """As NumPy: integers, slices, None, Ellipsis, and integer or boolean arrays. IndexError as
+        there.
+        """
+        parts = index if isinstance(index, tuple) else (index,)
+        raw = tuple(read_index(p) for p in parts)
+        is_basic = not any(isinstance(p, (np.ndarray, bool)) for p in raw)
+        return apply(shapes.Slice if is_basic else shapes.Gather, self, index=raw)
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
+
+# --- what the methods share
+
+
+def _floating(x: Tensor) -> Tensor:
+    """The tensor if it is a float one, otherwise its values as float32."""
+    return x if x.dtype.kind == "f" else x.astype(FLOAT32)
+
+
+def _as_tensor(x: Any, like: Tensor) -> Tensor:
+    """An operand as a tensor on `like`'s device. Numbers take its dtype, unless that can't hold
+    them.
+    """
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, NUMBERS):
+        dtype = like.dtype
+        if dtype.kind == "b" and not isinstance(x, (bool, np.bool_)):
+            dtype = np.dtype("int64")
+        if isinstance(x, (float, np.floating)) and dtype.kind != "f":
+            dtype = FLOAT32
+        return Tensor.wrap(like.backend.full((), x, dtype), like.backend)  # type: ignore[arg-type]
+    return Tensor(x, device=like.device)
+
+
+def operands(name: str, a: Tensor, other: Any, broadcast: bool = True) -> tuple[Tensor, Tensor]:
+    """Two operands of one dtype, with shapes that broadcast.
+
+    Integers and booleans meet floats as floats; float32 and float64 meet in a TypeError, because a
+    silent change of precision is nearly always a mistake.
+    """
+    b = _as_tensor(other, a)
+    if a.dtype != b.dtype:
+        if a.dtype.kind == b.dtype.kind == "f":
+            raise TypeError(f"{name}: {a.dtype} and {b.dtype} differ; convert one with .astype(…)")
+        common = a.dtype if a.dtype.kind == "f" else b.dtype
+        if common.kind != "f":
+            common = np.result_type(a.dtype, b.dtype)
+        a, b = a.astype(common), b.astype(common)
+    if broadcast and a.data.shape != b.data.shape:
+        broadcast_shapes(name, a.shape, b.shape)
+    return a, b
+
+
+def _booleans(name: str, a: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    """Boolean operands with shapes that broadcast; TypeError for other dtypes."""
+    tensors = (a, *(_as_tensor(x, a) for x in others))
+    for t in tensors:
+        if t.dtype.kind != "b":
+            raise TypeError(
+                f"{name}: a boolean tensor is needed, not {t.dtype}; compare first, as in x != 0"
+            )
+    broadcast_shapes(name, *(t.shape for t in tensors))
+    return tensors
