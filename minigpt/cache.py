@@ -1,0 +1,109 @@
+"""The KV cache: keys and values of the tokens a model has already seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensor import Tensor, cat, is_grad_enabled
+
+
+class _Layer:
+    """One layer's keys and values: `length` positions are valid of what the arrays have room
+    for.
+    """
+
+    def __init__(self, k: Tensor, v: Tensor) -> None:
+        self.k, self.v = k, v  # (B, H, room, D)
+        self.length = k.shape[2]
+
+    def valid(self) -> tuple[Tensor, Tensor]:
+        """The valid part, (B, H, length, D) each: views."""
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]
+
+    def append(self, k: Tensor, v: Tensor) -> None:
+        """Write after the valid part; where there is no room, move to arrays of twice the
+        length.
+        """
+        length = self.length + k.shape[2]
+        if length > self.k.shape[2]:
+            self.k, self.v = (
+                self._grown(old, max(2 * self.length, length)) for old in (self.k, self.v)
+            )
+        backend = k.backend
+        for room, new in ((self.k, k), (self.v, v)):
+            place = backend.slice(room.data, (slice(None), slice(None), slice(self.length, length)))
+            backend.assign(place, new.data)
+        self.length = length
+
+    def _grown(self, old: Tensor, room: int) -> Tensor:
+        b, h, _, d = old.shape
+        new = Tensor.wrap(old.backend.full((b, h, room, d), 0, old.dtype), old.backend)
+        place = new.backend.slice(new.data, (slice(None), slice(None), slice(0, self.length)))
+        new.backend.assign(place, old.data[:, :, : self.length])
+        return new
+
+
+class KVCache:
+    """Keys and values by layer, (B, H, S, D) each, appended to by every forward call.
+
+    The model makes one when `use_cache` is on and none is given. The first call only refers to its
+    keys and values, so that a training step, which never makes a second call, pays nothing; the
+    first append makes room, and more than is needed, so that n appends copy O(n) and not O(n^2).
+
+    Cached keys and values are constants: no gradient flows into earlier calls.
+
+    Iterating gives (k, v) a layer, cut to the valid length.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Any, Any]] = ()) -> None:
+        self._layers = [
+            _Layer(*(x if isinstance(x, Tensor) else Tensor(x) for x in kv)) for kv in pairs
+        ]
+
+    def get_seq_length(self) -> int:
+        """How many positions the cache holds."""
+        return self._layers[0].length if self._layers else 0
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the new keys and values (B, H, T, D) of a layer; returns all of them, (B, H, S,
+        D).
+
+        ValueError if the new ones don't fit the cached ones' shape.
+        """
+        if layer == len(self._layers):
+            self._layers.append(_Layer(k.detach(), v.detach()))
+            return k, v
+        cached = self._layers[layer]
+        b, h, _, d = cached.k.shape
+        if (b, h, d) != (k.shape[0], k.shape[1], k.shape[3]):
+            raise ValueError(
+                f"past_key_values: layer {layer} holds {(b, h, cached.length, d)}, the new keys "
+                "are "
+                f"{k.shape}: batch, heads and head size must agree (B, H, S, D)"
+            )
+        before = cached.valid()
+        cached.append(k, v)
+        if is_grad_enabled() and k.requires_grad:
+            return cat([before[0], k], axis=2), cat([before[1], v], axis=2)  # (B, H, S, D)
+        return cached.valid()
+
+    def select(self, rows: Any) -> None:
+        """Keep, repeat or reorder batch rows, by their indices."""
+        index = np.asarray(rows)
+        for layer in self._layers:
+            layer.k, layer.v = (x.detach()[index] for x in layer.valid())
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (layer.valid() for layer in self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self._layers[layer].valid()
+
+    def __repr__(self) -> str:
+        return f"KVCache({len(self)} layers, {self.get_seq_length()} positions)"

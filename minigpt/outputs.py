@@ -1,0 +1,72 @@
+"""What the models return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from minigpt.cache import KVCache
+from tensor import Tensor
+
+
+@dataclass
+class ModelOutput:
+    """A dataclass that can also be read as a dictionary or as a tuple; None fields are left out of
+    both.
+
+    `out.logits`, `out["logits"]`, `loss, logits = out[:2]`.
+    """
+
+    def keys(self) -> list[str]:
+        """The names of the fields that are not None, in order."""
+        return [f.name for f in fields(self) if getattr(self, f.name) is not None]
+
+    def items(self) -> list[tuple[str, Any]]:
+        """(name, value) of the fields that are not None."""
+        return [(name, getattr(self, name)) for name in self.keys()]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The values that are not None, in order."""
+        return tuple(value for _, value in self.items())
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if isinstance(key, str):
+            if key not in self.keys():
+                raise KeyError(f"{type(self).__name__} has no {key!r}; it has {self.keys()}")
+            return getattr(self, key)
+        return self.to_tuple()[key]
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+
+@dataclass
+class BaseModelOutput(ModelOutput):
+    """last_hidden_state (B, T, C), after ln_f; hidden_states, n_layer + 1 of (B, T, C), the last
+    after ln_f; attentions, n_layer of (B, H, T, S), after dropout.
+    """
+
+    last_hidden_state: Tensor
+    past_key_values: KVCache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class CausalLMOutput(ModelOutput):
+    """loss (), the mean cross-entropy in nats; logits (B, T, V); the others as in
+    BaseModelOutput.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: KVCache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
