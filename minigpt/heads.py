@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minigpt.cache import KVCache
 from minigpt.config import GPT2Config
+from minigpt.files import atomic_write
 from minigpt.generation import generate
 from minigpt.model import GPT2Model
 from minigpt.outputs import CausalLMOutput
@@ -93,6 +97,15 @@ class GPT2LMHeadModel(PreTrainedModel):
             attentions=base.attentions,
         )
         return output if self.wants_dict(return_dict) else output.to_tuple()
+
+    def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
+        """Write config.json, model.safetensors and generation_config.json, as transformers does."""
+        super().save_pretrained(folder)
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        tokens = {name: getattr(self.config, name) for name in names}
+        values = {"_from_model_config": True, **{n: i for n, i in tokens.items() if i is not None}}
+        with atomic_write(Path(folder) / "generation_config.json", "w") as f:
+            f.write(json.dumps(values, indent=2) + "\n")
 
     def generate(self, input_ids: Any, **options: Any) -> np.ndarray:
         """Token ids (B, T + new) that continue the prompts; see `minigpt.generation.generate`."""

@@ -17,6 +17,7 @@ from tensor import Tensor
 from tensor.nn import Module
 
 WEIGHTS_FILE = "model.safetensors"
+HEADS = ("lm_head.", "multiple_choice_head.", "score.", "classifier.", "qa_outputs.")
 BODY = "transformer."  # the prefix of the body's names in a class with a head; GPT2Model has none
 
 
@@ -143,7 +144,7 @@ class PreTrainedModel(Module):
             return BODY + bare if has_body else bare
         if name == "lm_head.weight" and self.config.tie_word_embeddings:
             return None  # the token embedding again
-        return name if name in self.head_names else None
+        return None if name.startswith(HEADS) and name not in self.head_names else name
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write config.json and model.safetensors, which transformers reads, each file whole or not
