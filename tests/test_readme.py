@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from minigpt.cli import main
+from minigpt.data import load_text
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
@@ -58,7 +59,7 @@ def test_the_second_block_is_the_test_command():
 
 def test_training_on_ones_own_text(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("my-text.txt").write_text("It was the best of times, it was the worst of times.\n" * 200)
+    Path("my-text.txt").write_text(load_text(None)[:20_000], encoding="utf-8")
     (line,) = SHELL[2].splitlines()
     run_minigpt(line, "--set", "n_embd=16", "--set", "n_layer=1")
     assert "runs/mine" in capsys.readouterr().out
