@@ -1,0 +1,215 @@
+"""Byte-level byte pair encoding, as GPT-2 does it: text to pieces, pieces to bytes, bytes to ids.
+
+1. A pattern cuts the text into pieces: words with the space before them, numbers, punctuation,
+   white space. No token crosses the border of a piece.
+2. The UTF-8 bytes of a piece are its first tokens, so that any text can be encoded.
+3. Of all neighbouring pairs of tokens, the one that was learned first (the lowest rank) is merged
+   into one token, again and again, until no pair is left that was ever learned.
+
+Sources: Sennrich, Haddow and Birch 2016, "Neural Machine Translation of Rare Words with Subword
+Units", section 3.2; Radford et al. 2019, "Language Models are Unsupervised Multitask Learners",
+section 2.2; the pattern and the byte alphabet are those of openai/gpt-2's encoder.py.
+"""
+
+import heapq
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
+
+import regex
+
+# ---- the byte alphabet --------------------------------------------------------------------------
+
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+
+CHAR_OF_BYTE = {byte: chr(byte) for byte in _PRINTABLE} | {
+    byte: chr(256 + n) for n, byte in enumerate(_OTHERS)
+}
+"""How a byte is written in the vocabulary files: every byte as one visible character, so that a
+token is a plain word in them. The space is "Ġ", the newline "Ċ". In the order of GPT-2's ids."""
+
+BYTE_OF_CHAR = {char: byte for byte, char in CHAR_OF_BYTE.items()}
+
+
+def chars_to_bytes(token: str) -> bytes:
+    """The bytes of a token: "Ġthe" is b" the". KeyError for a character outside the alphabet."""
+    return bytes([BYTE_OF_CHAR[char] for char in token])
+
+
+# ---- text to pieces -----------------------------------------------------------------------------
+
+# The third and fourth line leave the last space of a run to the word after it.
+_PATTERN = (
+    r"'(?:[sdmt]|ll|ve|re)"
+    r"| ?[{letter}]+| ?[{number}]+| ?[^\s{letter}{number}]+"
+    r"|\s+(?!\S)"
+    r"|\s+"
+)
+# `regex` knows the classes of Unicode and agrees with tiktoken on \s, which `re` does not: there
+# U+001C to U+001F are white space, too. On ASCII text the ASCII version of `re` is the faster one.
+_PIECES = regex.compile(_PATTERN.format(letter=r"\p{L}", number=r"\p{N}"))
+_ASCII_PIECES = re.compile(_PATTERN.format(letter="A-Za-z", number="0-9"), re.ASCII)
+
+_CHUNKS = regex.compile(r"\s*\S+|\s+")
+_ASCII_CHUNKS = re.compile(r"\s*\S+|\s+", re.ASCII)
+
+
+def split_pieces(text: str) -> list[str]:
+    """Cut a text into the pieces that are encoded one by one. Joined, they are the text again.
+
+    >>> split_pieces("I don't  know 1 thing\\n")
+    ['I', ' don', "'t", ' ', ' know', ' 1', ' thing', '\\n']
+    """
+    return (_ASCII_PIECES if text.isascii() else _PIECES).findall(text)
+
+
+def split_chunks(text: str) -> list[str]:
+    """Cut a text wherever white space follows something else: faster than, and safe before,
+    `split_pieces`.
+
+    No piece reaches across such a place, and how the text on one side of it is cut doesn't depend
+    on the other side, so the pieces of the chunks are the pieces of the text.
+    """
+    return (_ASCII_CHUNKS if text.isascii() else _CHUNKS).findall(text)
+
+
+def replace_surrogates(text: str) -> str:
+    """Make a `str` valid Unicode: surrogates in pairs become the character that they stand for,
+    each other one U+FFFD. Text that is valid already comes back unchanged.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+# ---- pieces to ids ------------------------------------------------------------------------------
+
+_NO_RANK = 1 << 60
+_LONG_PIECE = 64            # tokens, where the heap overtakes the plain search for the minimum
+_CACHE_ENTRIES = 1 << 17    # chunks; about 25 MB when full of English
+_CACHED_LENGTH = 64         # characters
+
+
+class BytePairEncoder:
+    """The merge loop, and a cache of the chunks it has seen.
+
+    Args:
+        vocab: the id of each token, tokens written in the byte alphabet; the 256 single bytes must
+            be among them.
+        merges: the pairs of tokens in the order they were learned; a pair's place is its rank.
+
+    Raises ValueError where a byte has no token, where a merge has a part or a result that is not
+    in `vocab`, and where a merge occurs twice.
+    """
+
+    def __init__(self, vocab: Mapping[str, int], merges: Iterable[tuple[str, str]]) -> None:
+        for byte, char in CHAR_OF_BYTE.items():
+            if char not in vocab:
+                raise ValueError(f"the vocabulary has no token for the byte {byte}, {char!r}")
+        self._id_of_byte = [vocab[CHAR_OF_BYTE[byte]] for byte in range(256)]
+        self._rank_of: dict[tuple[int, int], int] = {}
+        self._merged_id: list[int] = []         # by rank
+        for rank, (left, right) in enumerate(merges):
+            for token in (left, right, left + right):
+                if token not in vocab:
+                    raise ValueError(
+                        f"merge {rank + 1}, '{left} {right}', needs {token!r}, which is not in the "
+                        "vocabulary"
+                    )
+            pair = vocab[left], vocab[right]
+            first_rank = self._rank_of.setdefault(pair, rank)
+            if first_rank != rank:
+                raise ValueError(
+                    f"merge {rank + 1}, '{left} {right}', is merge {first_rank + 1} again"
+                )
+            self._merged_id.append(vocab[left + right])
+        self._cache = _ChunkCache(self._encode_chunk)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text. Lone surrogates are encoded as U+FFFD."""
+        chunks = split_chunks(replace_surrogates(text))
+        return list(chain.from_iterable(map(self._cache.__getitem__, chunks)))
+
+    def _encode_chunk(self, chunk: str) -> tuple[int, ...]:
+        pieces = split_pieces(chunk)
+        if len(pieces) > 1:
+            return tuple(chain.from_iterable(map(self._cache.__getitem__, pieces)))
+        ids = [self._id_of_byte[byte] for byte in chunk.encode()]
+        merge = self._merge if len(ids) < _LONG_PIECE else self._merge_long
+        return tuple(merge(ids))
+
+    def _merge(self, ids: list[int]) -> list[int]:
+        """Merge the tokens of one piece, in place: the lowest rank first, from the left.
+
+        Each step looks through all ranks and closes a gap in the list, which is O(n) but very
+        fast on the few tokens of a word.
+        """
+        rank_of = self._rank_of
+        ranks = [rank_of.get(pair, _NO_RANK) for pair in zip(ids, ids[1:])]
+        while ranks:
+            rank = min(ranks)
+            if rank == _NO_RANK:
+                break
+            i = ranks.index(rank)
+            ids[i] = self._merged_id[rank]
+            del ids[i + 1], ranks[i]
+            if i > 0:
+                ranks[i - 1] = rank_of.get((ids[i - 1], ids[i]), _NO_RANK)
+            if i < len(ranks):
+                ranks[i] = rank_of.get((ids[i], ids[i + 1]), _NO_RANK)
+        return ids
+
+    def _merge_long(self, ids: list[int]) -> list[int]:
+        """The same result as `_merge` in O(n log n), for a piece of a million bytes.
+
+        The pairs wait in a heap, and the tokens are a linked list: a token that is merged into the
+        one before it is skipped by the links and becomes -1.
+        """
+        rank_of = self._rank_of
+        n = len(ids)
+        before = list(range(-1, n - 1))
+        after = list(range(1, n + 1))
+        ranks = [rank_of.get(pair, _NO_RANK) for pair in zip(ids, ids[1:])] + [_NO_RANK]
+        # (rank, place) as one number, which is compared faster than a tuple.
+        heap = [rank * n + i for i, rank in enumerate(ranks) if rank != _NO_RANK]
+        heapq.heapify(heap)
+
+        def update(left: int, right: int) -> None:
+            rank = ranks[left] = rank_of.get((ids[left], ids[right]), _NO_RANK)
+            if rank != _NO_RANK:
+                heapq.heappush(heap, rank * n + left)
+
+        while heap:
+            rank, i = divmod(heapq.heappop(heap), n)
+            if ranks[i] != rank:            # one of the two was merged with another token since
+                continue
+            j = after[i]
+            ids[i], ids[j] = self._merged_id[rank], -1
+            ranks[i] = ranks[j] = _NO_RANK
+            after[i] = after[j]
+            if after[i] < n:
+                before[after[i]] = i
+                update(i, after[i])
+            if before[i] >= 0:
+                update(before[i], i)
+        return [token for token in ids if token >= 0]
+
+
+class _ChunkCache(dict[str, tuple[int, ...]]):
+    """The ids of the chunks seen so far; a new one is encoded by the function given.
+
+    A dictionary, because the loop over a text is then `map` over its lookups, without a line of
+    Python for a chunk that is known. When it is full it starts anew, which suits a change of topic.
+    """
+
+    def __init__(self, encode_chunk: Callable[[str], tuple[int, ...]]) -> None:
+        self._encode_chunk = encode_chunk
+
+    def __missing__(self, chunk: str) -> tuple[int, ...]:
+        ids = self._encode_chunk(chunk)
+        if len(chunk) <= _CACHED_LENGTH:
+            if len(self) >= _CACHE_ENTRIES:
+                self.clear()
+            self[chunk] = ids
+        return ids
