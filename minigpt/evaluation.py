@@ -1,0 +1,73 @@
+"""How good a language model is: its mean loss over a text."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from minigpt.data import VALIDATION_STREAM, TokenData
+from minigpt.heads import GPT2LMHeadModel
+from tensor import Tensor, cross_entropy, no_grad
+from tensor.nn import Module
+
+
+def next_token_loss(model: GPT2LMHeadModel, inputs: np.ndarray, targets: np.ndarray) -> Tensor:
+    """The mean cross-entropy of predicting ``targets[b, t]`` from ``inputs[b, :t + 1]``, in nats.
+
+    ``inputs`` and ``targets`` are integers (B, T). The model's own ``labels`` would leave the last
+    position of a window without a target; here all B * T positions have one.
+    """
+    logits = model(inputs, use_cache=False).logits  # (B, T, V)
+    return cross_entropy(logits, targets)
+
+
+@contextmanager
+def evaluation_mode(model: Module) -> Iterator[None]:
+    """Without dropout and without a graph; afterwards the model is in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with no_grad():
+            yield
+    finally:
+        if was_training:
+            model.train()
+
+
+def split_loss(
+    model: GPT2LMHeadModel, data: TokenData, *, batch_size: int, block_size: int
+) -> float:
+    """The loss over a whole split, in nats per token: each token but the first is predicted once,
+    from what precedes it in its window of ``block_size``; windows don't overlap.
+
+    ValueError for a split of fewer than two tokens.
+    """
+    if len(data) < 2:
+        raise ValueError(f"{data.name}: {len(data)} tokens: a loss needs at least two")
+    losses, counts = [], []
+    with evaluation_mode(model):
+        for inputs, targets in data.windows(batch_size, block_size):
+            losses.append(next_token_loss(model, inputs, targets).item())
+            counts.append(targets.size)
+    return math.fsum(loss * count for loss, count in zip(losses, counts)) / sum(counts)
+
+
+def sampled_loss(
+    model: GPT2LMHeadModel,
+    data: TokenData,
+    *,
+    batches: int,
+    batch_size: int,
+    block_size: int,
+    seed: int,
+) -> float:
+    """An estimate of ``split_loss`` from random windows, the same ones at each call with a seed."""
+    losses = []
+    with evaluation_mode(model):
+        for number in range(batches):
+            inputs, targets = data.random_batch(
+                batch_size, block_size, seed=seed, step=number, stream=VALIDATION_STREAM
+            )
+            losses.append(next_token_loss(model, inputs, targets).item())
+    return math.fsum(losses) / batches

@@ -1,0 +1,102 @@
+"""What a run shows while it works, and how it is asked to stop."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+Report = Callable[[str], None]
+"""Takes a line meant for the user: ``print``, say."""
+
+
+def tell(report: Report | None, text: str) -> None:
+    """Report ``text``, if there is anyone to report to."""
+    if report is not None:
+        report(text)
+
+
+class Progress:
+    """A tqdm bar where stderr is a terminal, lines through ``report`` elsewhere, nothing without a
+    ``report``. A context manager.
+    """
+
+    def __init__(self, step: int, max_steps: int, report: Report | None):
+        """Begin at ``step`` of ``max_steps``."""
+        self.report = report
+        self.max_steps = max_steps
+        self._first_step, self._started = step, time.monotonic()
+        self._bar: tqdm | None = None
+        if report is not None and sys.stderr.isatty():
+            self._bar = tqdm(total=max_steps, initial=step, unit="step", dynamic_ncols=True)
+
+    def step(self, loss: float, tokens_per_second: float) -> None:
+        """Count one step."""
+        if self._bar is not None:
+            shown = f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s"
+            self._bar.set_postfix_str(shown, refresh=False)
+            self._bar.update()
+
+    def line(self, step: int, text: str) -> None:
+        """Tell the figures of a step: where there is a bar, it has them already."""
+        if self._bar is None:
+            self.message(f"step {step:>{len(str(self.max_steps))}}/{self.max_steps}  {text}")
+
+    def message(self, text: str) -> None:
+        """Tell something that both kinds of display should keep."""
+        if self._bar is not None:
+            self._bar.clear()
+        tell(self.report, text)
+        if self._bar is not None:
+            self._bar.refresh()
+
+    def time_left(self, step: int) -> str:
+        """Minutes and seconds until the last step, at the average pace so far."""
+        done = step - self._first_step
+        if done == 0:
+            return "?"
+        pace = (time.monotonic() - self._started) / done
+        minutes, seconds = divmod(round(pace * (self.max_steps - step)), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class StopOnSignal:
+    """Turns the first Ctrl-C (SIGINT) or SIGTERM into ``requested = True``, and the second into a
+    KeyboardInterrupt. A context manager; outside of the main thread, where Python allows no signal
+    handlers, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        """Nothing was requested yet."""
+        self.requested = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopOnSignal":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        if sys.stderr.isatty():  # os.write, because a print may be interrupted by this very handler
+            os.write(2, b"\nstopping after this step (Ctrl-C again: at once, without saving)\n")

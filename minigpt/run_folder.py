@@ -1,0 +1,236 @@
+"""The folder of a training run: its checkpoints, and its log.
+
+    runs/tiny/
+        config.json  model.safetensors  ...   the newest model, in the Hub's layout
+        log.csv  loss.png
+        checkpoints/step-000500/              all that is needed to go on from step 500
+            config.json  model.safetensors  ...   the model and its tokenizer
+            optimizer.safetensors                 AdamW's moments
+            trainer_state.json                    step, settings, random state
+            SHA256SUMS                            what `sha256sum -c` checks
+
+A checkpoint is written under a name that starts with a dot, and renamed when its last byte is on
+the disk: whatever moment the process dies at, each folder named ``step-*`` is whole. One that was
+damaged later is told by its sums.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from minigpt.files import atomic_write
+
+SUMS = "SHA256SUMS"
+COLUMNS = ("step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_s")
+
+# What a run writes at the top of its folder beside the log and its picture: see save_pretrained of
+# the model and of the tokenizers.
+_MODEL_FILES = (
+    "model.safetensors", "config.json", "generation_config.json", "vocab.json", "merges.txt",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+_STEP_FOLDER = re.compile(r"step-(\d{6,})")
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([^/\\]+)")
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint folder whose files are not those that were written."""
+
+
+class RunFolder:
+    """Paths and files of one run; holds no state but its path."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        """Name a folder, which need not exist yet."""
+        self.path = Path(path)
+        self.log_path = self.path / "log.csv"
+        self.checkpoints_path = self.path / "checkpoints"
+
+    def checkpoints(self) -> list[Path]:
+        """All checkpoint folders, oldest step first, unchecked."""
+        if not self.checkpoints_path.is_dir():
+            return []
+        found = [p for p in self.checkpoints_path.iterdir() if _STEP_FOLDER.fullmatch(p.name)]
+        return sorted(found, key=checkpoint_step)
+
+    def newest_good_checkpoint(self, report: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint whose sums are right, or None where there is none at all.
+
+        Each damaged one is reported in a line and passed over; ValueError if all are damaged.
+        """
+        checkpoints = self.checkpoints()
+        for checkpoint in reversed(checkpoints):
+            try:
+                verify_checkpoint(checkpoint)
+                return checkpoint
+            except DamagedCheckpointError as error:
+                report(f"passing over a damaged checkpoint: {error}")
+        if checkpoints:
+            raise ValueError(
+                f"{self.path}: all of its {len(checkpoints)} checkpoints are damaged: "
+                "start anew with --overwrite, or in another folder"
+            )
+        return None
+
+    def in_the_way(self) -> list[str]:
+        """The names of what a new run would overwrite: checkpoints, models, another's log."""
+        candidates = (*_MODEL_FILES, "pytorch_model.bin")
+        names = [name for name in candidates if (self.path / name).exists()]
+        if self.log_path.exists() and not _is_log(self.log_path):
+            names.append(self.log_path.name)
+        return (["checkpoints"] if self.checkpoints() else []) + names
+
+    @contextmanager
+    def new_checkpoint(self, step: int, keep: int) -> Iterator[Path]:
+        """Give a folder to write the checkpoint of ``step`` into; it counts when the block ends
+        well. Then only the newest ``keep`` checkpoints stay.
+        """
+        final = self.checkpoints_path / f"step-{step:06d}"
+        unfinished = self.checkpoints_path / f".unfinished-{final.name}"
+        self.remove_unfinished()
+        unfinished.mkdir(parents=True)
+        try:
+            yield unfinished
+            _write_sums(unfinished)
+            if final.exists():  # a damaged one that this run passed over
+                shutil.rmtree(final)
+            unfinished.rename(final)
+            _sync_folder(self.checkpoints_path)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        older = [p for p in self.checkpoints() if checkpoint_step(p) < step]
+        for checkpoint in older[: max(0, len(older) - (keep - 1))]:
+            # The dot first: a removal that is cut short must not leave half a checkpoint.
+            doomed = checkpoint.with_name(f".unfinished-{checkpoint.name}")
+            checkpoint.rename(doomed)
+            shutil.rmtree(doomed)
+
+    def remove_unfinished(self) -> None:
+        """Delete what killed runs left half-written."""
+        if self.checkpoints_path.is_dir():
+            for leftover in self.checkpoints_path.glob(".unfinished-*"):
+                shutil.rmtree(leftover)
+
+    def clear(self) -> None:
+        """Delete the checkpoints, models, log and picture of earlier runs, and nothing else."""
+        for checkpoint in self.checkpoints():
+            shutil.rmtree(checkpoint)
+        self.remove_unfinished()
+        for name in (*_MODEL_FILES, "log.csv", "loss.png"):
+            (self.path / name).unlink(missing_ok=True)
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """The step that a folder named ``step-000500`` was saved after."""
+    match = _STEP_FOLDER.fullmatch(checkpoint.name)
+    if match is None:
+        raise ValueError(f"{checkpoint}: not a checkpoint folder (named like step-000500)")
+    return int(match[1])
+
+
+def verify_checkpoint(checkpoint: Path) -> None:
+    """Raise DamagedCheckpointError unless every file is there with the content that was written."""
+    try:
+        lines = (checkpoint / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedCheckpointError(f"{checkpoint}: {SUMS} can't be read ({error})") from None
+    names = set()
+    for line in lines:
+        match = _SUM_LINE.fullmatch(line)
+        if match is None:
+            raise DamagedCheckpointError(f"{checkpoint}: {SUMS} is garbled")
+        expected, name = match.groups()
+        try:
+            found = _sha256(checkpoint / name)
+        except OSError as error:
+            raise DamagedCheckpointError(f"{checkpoint}: {name}: {error.strerror}") from None
+        if found != expected:
+            raise DamagedCheckpointError(f"{checkpoint}: {name} is not what was written")
+        names.add(name)
+    for required in ("model.safetensors", "optimizer.safetensors", "trainer_state.json"):
+        if required not in names:
+            raise DamagedCheckpointError(f"{checkpoint}: {SUMS} has no line for {required}")
+
+
+def _write_sums(folder: Path) -> None:
+    lines = [f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    with atomic_write(folder / SUMS, "wb") as file:
+        file.write("".join(lines).encode())
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames inside a folder survive a power cut, where the system lets one."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class RunLog:
+    """``log.csv``: one row a step, each step once, in order. A context manager."""
+
+    def __init__(self, path: Path, step: int):
+        """Open the log to go on after ``step``: later rows, which a killed run left behind, are
+        dropped, and so is a row that is cut short. A run at step 0 begins with an empty log.
+        """
+        self.path = path
+        rows = [row for row in _rows(path) if 0 < step and int(row[0]) <= step]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
+        with atomic_write(path, "wb") as file:
+            file.write(text.getvalue().encode())
+        self.last_step = int(rows[-1][0]) if rows else -1
+        self._file: IO[str] = open(path, "a", newline="", encoding="utf-8")
+
+    def write(self, step: int, **values: float | None) -> None:
+        """Append a row; what is None or left out stays an empty cell."""
+        if step <= self.last_step:
+            return
+        cells = [str(step)]
+        for column in COLUMNS[1:]:
+            value = values.get(column)
+            cells.append("" if value is None else f"{value:.7g}")
+        self._file.write(",".join(cells) + "\n")
+        self._file.flush()
+        self.last_step = step
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+
+def _is_log(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.readline(1000) == (",".join(COLUMNS) + "\n").encode()
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The whole rows of a log, in order of their steps; none where there is no log."""
+    rows: list[list[str]] = []
+    if not path.exists():
+        return rows
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            row = line.removesuffix("\n").split(",")
+            whole = line.endswith("\n") and len(row) == len(COLUMNS) and row[0].isdecimal()
+            if whole and (not rows or int(row[0]) > int(rows[-1][0])):
+                rows.append(row)
+    return rows
