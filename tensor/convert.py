@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ def checked_dtype(dtype: np.dtype) -> np.dtype:
     """The dtype if tensors may have it, else TypeError."""
     if dtype.kind in "iub" or dtype in (FLOAT32, np.dtype("float64")):
         return dtype
+    if dtype.kind in "OSU":
+        raise TypeError(f"a tensor holds numbers; NumPy reads these values as dtype {dtype}")
     raise TypeError(
-        f"dtype {dtype} is not supported; use float32, float64, an integer type or bool"
+        f"dtype {dtype} is not supported; convert to float32, float64, an integer type or bool"
     )
 
 
@@ -25,7 +28,13 @@ def to_array(values: Any, dtype: Any = None) -> np.ndarray:
     Python's floats become float32; a NumPy array keeps its precision. TypeError for what is not
     numbers, ValueError for lists of unequal lengths.
     """
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            "no tensor can be made of these values: the lists in a list need equal lengths, and "
+            f"tensors are joined by stack ({error})"
+        ) from None
     if dtype is not None and array.dtype.kind in "iubf":
         return array.astype(checked_dtype(np.dtype(dtype)), copy=False)
     if (
@@ -42,18 +51,21 @@ def read_sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     """The sizes in f(2, 3) and f((2, 3)) alike."""
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])
-    return tuple(int(n) for n in sizes)
+    try:
+        return tuple(operator.index(n) for n in sizes)
+    except TypeError:
+        raise TypeError(f"sizes must be integers, not {sizes}") from None
 
 
 def read_index(part: Any) -> Any:
-    """One part of an index as NumPy takes it: a tensor or a list becomes an integer or boolean
-    array.
+    """One part of an index as NumPy takes it: a tensor, a list or an array becomes an integer or
+    boolean array of our own, since the backward pass will need it again.
 
     IndexError for an array of another dtype.
     """
     if part is None or part is Ellipsis or isinstance(part, (slice, int, np.integer)):
         return part
-    array = np.asarray(part)
+    array = np.array(part)
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)  # an empty list
     if array.dtype.kind not in "iub":

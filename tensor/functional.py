@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tensor.ops import elementwise, fused, matmul, shape
-from tensor.ops.function import broadcast_shapes, normalize_axes
+from tensor.ops.function import broadcast_shapes, normalize_axis
 from tensor.random import Generator, default_generator
 from tensor.tensor import Tensor, apply, operands
 
@@ -20,10 +20,14 @@ from tensor.tensor import Tensor, apply, operands
 
 def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Tensors joined along an axis; their other sizes and dtypes must agree."""
+    tensors = list(tensors)
     if not tensors:
         raise ValueError("cat: there is nothing to join")
+    _need_tensors("cat", *tensors)
     first = tensors[0]
-    (a,) = normalize_axes("cat", axis, first.ndim)
+    if first.ndim == 0:
+        raise ValueError("cat: tensors without dimensions have no axis to join; see stack")
+    a = normalize_axis("cat", axis, first.ndim)
     for t in tensors:
         if (
             t.ndim != first.ndim
@@ -39,11 +43,23 @@ def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Tensors of one shape joined along a new axis."""
-    return cat([t.unsqueeze(axis) for t in tensors], axis)
+    tensors = list(tensors)
+    if not tensors:
+        raise ValueError("stack: there is nothing to join")
+    _need_tensors("stack", *tensors)
+    first = tensors[0]
+    for t in tensors:
+        if t.shape != first.shape:
+            raise ValueError(f"stack: shapes {first.shape} and {t.shape} differ")
+    a = normalize_axis("stack", axis, first.ndim + 1)
+    return cat([t.unsqueeze(a) for t in tensors], a)
 
 
-def where(condition: Tensor, a: Any, b: Any) -> Tensor:
+def where(condition: Any, a: Any, b: Any) -> Tensor:
     """a where the boolean condition holds, b elsewhere; all three broadcast."""
+    if not isinstance(condition, Tensor):
+        like = next((x for x in (a, b) if isinstance(x, Tensor)), None)
+        condition = Tensor(condition, device="cpu" if like is None else like.device)
     if condition.dtype.kind != "b":
         raise TypeError(
             f"where: the condition must be boolean, not {condition.dtype}; compare first, as in x "
@@ -64,12 +80,12 @@ def where(condition: Tensor, a: Any, b: Any) -> Tensor:
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None, transpose: bool = False) -> Tensor:
     """x w + b: (..., K), (K, N), (N,) -> (..., N). With `transpose`, w is (N, K)."""
+    _need_tensors("linear", x, w, *(() if b is None else (b,)))
     rows, columns = w.shape[::-1] if transpose and w.ndim == 2 else (w.shape + (-1, -1))[:2]
     if w.ndim != 2 or x.ndim == 0 or x.shape[-1] != rows:
         raise ValueError(
             f"linear: input {x.shape} and weight {w.shape}{' transposed' if transpose else ''}: "
-            "the "
-            "input's last size must be the weight's number of rows"
+            "the input's last size must be the weight's number of rows"
         )
     if b is not None and b.shape != (columns,):
         raise ValueError(
@@ -84,6 +100,9 @@ def embedding(weight: Tensor, ids: Any) -> Tensor:
     """Row ids[...] of the weight (V, C) for each id: (...) -> (..., C). IndexError for an id
     outside 0 … V - 1.
     """
+    _need_tensors("embedding", weight)
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: the weight must be (V, C), not {weight.shape}")
     ids = ids if isinstance(ids, Tensor) else Tensor(ids, device=weight.device)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"embedding: ids must be integers, not {ids.dtype}")
@@ -103,12 +122,13 @@ def layer_norm(x: Tensor, w: Tensor, b: Tensor, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) * w + b over the last axis: (..., C), (C,), (C,) -> (..., C). Ba
     et al. 2016.
     """
-    if x.ndim == 0 or w.shape != x.shape[-1:] or b.shape != x.shape[-1:]:
+    _need_tensors("layer_norm", x, w, b)
+    if 0 in x.shape[-1:] or x.ndim == 0 or w.shape != x.shape[-1:] or b.shape != x.shape[-1:]:
         raise ValueError(
-            f"layer_norm: weight {w.shape} and bias {b.shape} must be ({x.shape[-1:]}), as input "
-            f"{x.shape}"
+            f"layer_norm: weight {w.shape} and bias {b.shape} must have the size of the last axis "
+            f"of the input {x.shape}"
         )
-    _same_dtype("layer_norm", x, w, b)
+    _same_dtype("layer_norm", x, w, b, floats=True)
     return apply(fused.LayerNorm, x, w, b, eps=eps)
 
 
@@ -118,6 +138,8 @@ def dropout(
     """Each element dropped with probability p, the others divided by 1 - p; x itself when not
     training.
     """
+    _need_tensors("dropout", x)
+    _same_dtype("dropout", x, floats=True)
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p = {p} is not a probability")
     if not training or p == 0:
@@ -151,14 +173,17 @@ def attention(
     S keys.
     dropout: probability that a weight is dropped (only pass it when training).
     """
+    _need_tensors("attention", q, k, v, *(() if bias is None else (bias,)))
     if q.ndim != 4 or k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
         raise ValueError(
             f"attention: q {q.shape}, k {k.shape}, v {v.shape}: (B, H, T, D) and twice (B, H, S, "
             "D) needed"
         )
-    _same_dtype("attention", q, k, v)
+    _same_dtype("attention", q, k, v, floats=True)
     b, h, t, d = q.shape
     s = k.shape[2]
+    if s == 0 or d == 0:
+        raise ValueError(f"attention: k {k.shape} holds no key, or keys of size 0")
     if causal and t > s:
         raise ValueError(
             f"attention: {t} queries but only {s} keys; a causal query needs its own key at least"
@@ -169,6 +194,11 @@ def attention(
     ):
         raise ValueError(
             f"attention: bias {bias.shape} does not broadcast to (B, H, T, S) = {(b, h, t, s)}"
+        )
+    if bias is not None and (bias.dtype.kind != "f" or bias.requires_grad):
+        raise TypeError(
+            f"attention: the bias is {bias.dtype}{' with a gradient' * bias.requires_grad}; it "
+            "must be a float constant, 0 where a key is seen and -inf where not: where(), .detach()"
         )
     if not 0 <= dropout < 1:
         raise ValueError(f"attention: dropout = {dropout} is outside 0 … 1 (1 excluded)")
@@ -195,6 +225,8 @@ def cross_entropy(logits: Tensor, targets: Any, ignore_index: int = -100) -> Ten
     logits (..., V), targets (...) integers in 0 … V - 1 or `ignore_index`. NaN if every target is
     ignored, as in torch. IndexError for another target, ValueError for shapes that don't match.
     """
+    _need_tensors("cross_entropy", logits)
+    _same_dtype("cross_entropy", logits, floats=True)
     targets = targets if isinstance(targets, Tensor) else Tensor(targets, device=logits.device)
     if targets.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: targets must be integers, not {targets.dtype}")
@@ -219,12 +251,16 @@ def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
     """Mean of -(z log s + (1 - z) log(1 - s)) with s = sigmoid(logits), z the targets in [0, 1] of
     the same shape.
     """
+    _need_tensors("binary_cross_entropy_with_logits", logits)
+    _same_dtype("binary_cross_entropy_with_logits", logits, floats=True)
     targets = _like("binary_cross_entropy_with_logits", targets, logits)
     return apply(fused.BinaryCrossEntropy, logits, targets).mean()
 
 
 def mse_loss(x: Tensor, target: Any) -> Tensor:
     """Mean squared difference of two tensors of the same shape."""
+    _need_tensors("mse_loss", x)
+    _same_dtype("mse_loss", x, floats=True)
     difference = x - _like("mse_loss", target, x)
     return (difference * difference).mean()
 
@@ -244,7 +280,19 @@ def _like(name: str, values: Any, x: Tensor) -> Tensor:
     return t.astype(x.dtype)
 
 
-def _same_dtype(name: str, *tensors: Tensor) -> None:
+def _need_tensors(name: str, *values: Any) -> None:
+    for v in values:
+        if not isinstance(v, Tensor):
+            raise TypeError(
+                f"{name}: a Tensor is needed, not {type(v).__name__}; see Tensor(values)"
+            )
+
+
+def _same_dtype(name: str, *tensors: Tensor, floats: bool = False) -> None:
+    if floats and tensors[0].dtype.kind != "f":
+        raise TypeError(
+            f"{name}: floats are needed, not {tensors[0].dtype}; see .astype('float32')"
+        )
     if any(t.dtype != tensors[0].dtype for t in tensors):
         listed = ", ".join(str(t.dtype) for t in tensors)
         raise TypeError(f"{name}: dtypes {listed} differ; convert with .astype(…)")

@@ -18,19 +18,19 @@ def gradcheck(
     tolerance: float = 1e-6,
     seed: int = 0,
 ) -> float:
-    """Check the gradients of `function(*inputs)` with respect to every float64 input that requires
-    one.
+    """Check the gradients of `function(*inputs)` for every float64 input that requires one.
 
     For a random weight w on the output and a random direction d of unit length through all inputs
-    together, the slope of L = sum(w * function(x)) along d is known twice: from `backward` as sum(d
-    * dL/dx), and from the central difference (L(x + h d) - L(x - h d)) / 2h. Whatever the number of
-      elements, that costs two calls a
-    direction, and a wrong derivative of any element shows in almost every direction. The method is
-    that of HIPS autograd's test_util.py.
+    together, the slope of L = sum(w * function(x)) along d is known twice: from `backward` as
+    sum(d * dL/dx), and from the central difference (L(x + h d) - L(x - h d)) / 2h. Whatever the
+    number of elements, that costs two calls a direction, and a wrong derivative of any element
+    shows in almost every direction. The method is that of HIPS autograd's test_util.py.
 
-    Returns the largest error seen, relative to 1 + |slope|. AssertionError with both numbers where
-    it passes the tolerance; TypeError for inputs that are not float64, since float32 can't tell a
-    wrong formula from rounding.
+    The inputs end with the values and the `.grad` that they had before.
+
+    Returns the largest error seen, relative to 1 + |slope|: so scale a function up whose slopes are
+    far below 1. AssertionError with both numbers where an error passes the tolerance; TypeError for
+    inputs that are not float64, since float32 can't tell a wrong formula from rounding.
     """
     checked = [x for x in inputs if x.requires_grad]
     if not checked:
@@ -38,6 +38,24 @@ def gradcheck(
     for x in checked:
         if x.dtype != np.float64:
             raise TypeError(f"gradcheck: an input is {x.dtype}; differences need float64")
+    before = [x.grad for x in checked]
+    try:
+        return _largest_error(function, inputs, checked, directions, step, tolerance, seed)
+    finally:
+        for x, grad in zip(checked, before, strict=True):
+            x.grad = grad
+
+
+def _largest_error(
+    function: Callable[..., Tensor],
+    inputs: tuple[Tensor, ...],
+    checked: list[Tensor],
+    directions: int,
+    step: float,
+    tolerance: float,
+    seed: int,
+) -> float:
+    """The comparison of `gradcheck`, which overwrites the inputs' `.grad`."""
     rng = np.random.default_rng(seed)
     worst = 0.0
     for number in range(directions):
@@ -75,11 +93,13 @@ def _difference(
     """(L(x + h d) - L(x - h d)) / 2h; the inputs end as they were."""
     start = [x.numpy() for x in checked]
     values = []
-    with no_grad():
-        for h in (step, -step):
-            for x, x0, d in zip(checked, start, direction, strict=True):
-                x.copy_(x0 + h * d)
-            values.append(float((weight * function(*inputs).numpy()).sum()))
+    try:
+        with no_grad():
+            for h in (step, -step):
+                for x, x0, d in zip(checked, start, direction, strict=True):
+                    x.copy_(x0 + h * d)
+                values.append(float((weight * function(*inputs).numpy()).sum()))
+    finally:
         for x, x0 in zip(checked, start, strict=True):
             x.copy_(x0)
     return (values[0] - values[1]) / (2 * step)

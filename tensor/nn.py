@@ -94,6 +94,11 @@ class Module:
             for name in own
             if name in values and values[name].shape != own[name].shape
         ]
+        problems += [
+            f"not numbers: {name} is {v.dtype}"
+            for name, v in values.items()
+            if v.dtype.kind not in "iubf"
+        ]
         if problems:
             raise ValueError(
                 f"load_state_dict into {type(self).__name__}:\n  " + "\n  ".join(problems)
@@ -126,7 +131,12 @@ class Module:
         return self
 
     def astype(self, dtype: Any) -> Self:
-        """Convert the parameters to float32 or float64, in place. Gradients are forgotten."""
+        """Convert the parameters to float32 or float64, in place. Gradients are forgotten.
+
+        TypeError for another dtype.
+        """
+        if np.dtype(dtype).kind != "f":
+            raise TypeError(f"parameters are float32 or float64, not {np.dtype(dtype)}")
         for parameter in self.parameters():
             parameter.data, parameter.grad = parameter.detach().astype(dtype).data, None
         return self

@@ -47,6 +47,8 @@ def _tiles(shape: tuple[int, int, int], size: int, itemsize: int, causal: bool) 
     others add to.
     """
     b, h, t = shape
+    if b * h * t == 0:
+        return
     rows = min(t, QUERY_ROWS)
     matrices = max(1, TILE_BYTES // max(1, rows * size * itemsize))  # (rows, S) matrices in a tile
     heads = min(h, matrices)
@@ -170,6 +172,8 @@ def attention_backward(
     dq = _empty_heads(b, h, t, d, q.dtype)
     dk = _empty_heads(b, h, size, d, q.dtype)
     dv = _empty_heads(b, h, size, d, q.dtype)
+    if t == 0:  # no tile will assign them
+        dk[...] = dv[...] = 0
     with np.errstate(all="ignore"):
         r = np.einsum("bhtd,bhtd->bht", dout, out)[..., None]
         for tile in _tiles((b, h, t), size, q.itemsize, causal):

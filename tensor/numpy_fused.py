@@ -138,12 +138,12 @@ def gelu(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray | None
         p = erf(x * x.dtype.type(math.sqrt(0.5)))
         p += 1
         p *= x.dtype.type(0.5)
-        y = x * p
+        y = np.asarray(x * p)  # an array even where x has no dimensions
         if not derivative:
             return y, None
         density = np.exp(x * x * x.dtype.type(-0.5))
         density *= x.dtype.type(1 / math.sqrt(2 * math.pi))
-        return y, p + x * density
+        return y, np.asarray(p + x * density)
 
 
 def gelu_tanh(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray | None]:
@@ -241,8 +241,9 @@ def cross_entropy_backward(
 def dropout(x: np.ndarray, mask: DropoutMask) -> np.ndarray:
     """x / (1 - p) where the mask keeps an element, 0 elsewhere."""
     kept = keep_mask(mask, 0, x.size).reshape(x.shape)
-    y = x * kept
-    y *= x.dtype.type(1 / (1 - mask.p))
+    with np.errstate(all="ignore"):
+        y = np.asarray(x * kept)  # an array even where x has no dimensions
+        y *= x.dtype.type(1 / (1 - mask.p))
     return y
 
 

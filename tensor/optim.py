@@ -20,6 +20,8 @@ def _read_groups(params: Iterable[Any], defaults: Group) -> list[Group]:
     """Parameters, or groups of them with options of their own, as groups with every option filled
     in.
     """
+    if isinstance(params, Tensor):
+        raise TypeError("an optimizer takes a list of parameters: [w] for a single one")
     given = list(params)
     if not given:
         raise ValueError("an optimizer needs at least one parameter")
@@ -32,22 +34,31 @@ def _read_groups(params: Iterable[Any], defaults: Group) -> list[Group]:
                 f"unknown options {sorted(unknown)} in a parameter group; known: {sorted(defaults)}"
             )
         result.append({**defaults, **group, "params": list(group["params"])})
+    seen: set[int] = set()
     for p in (p for group in result for p in group["params"]):
+        if id(p) in seen:
+            raise ValueError(f"a parameter of shape {p.shape} was given to the optimizer twice")
+        seen.add(id(p))
         if not isinstance(p, Tensor) or not p.requires_grad or p.creator is not None:
             raise TypeError(f"an optimizer takes leaf tensors that require gradients, not {p!r}")
     return result
+
+
+def _check_option(name: str, value: Any) -> None:
+    if not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"an optimizer's {name} must be a number, not {value!r}")
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"an optimizer's {name} = {value} must be finite and not negative")
 
 
 class Optimizer:
     """What SGD and AdamW share: groups of parameters, and the way their state is saved."""
 
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
-        for name, value in defaults.items():
-            if isinstance(value, (int, float)) and not (value >= 0 and math.isfinite(value)):
-                raise ValueError(
-                    f"{type(self).__name__}: {name} = {value} must be a finite number, not negative"
-                )
         self.groups = _read_groups(params, defaults)
+        for group in self.groups:
+            for name in defaults:
+                _check_option(name, group[name])
         self.steps = 0
 
     @property
@@ -89,9 +100,16 @@ class Optimizer:
                 f"{n} (needed {expected.get(n)}, got {found.get(n)})" for n in wrong[:5]
             )
             raise ValueError(f"the optimizer's state does not fit its parameters: {listed}")
+        arrays = {name: np.asarray(v) for name, v in state.items()}
+        unfit = [f"{n} ({a.dtype})" for n, a in arrays.items() if a.dtype.kind not in "iuf"]
+        if unfit:
+            raise ValueError(f"the optimizer's state must be numbers: {', '.join(unfit[:5])}")
+        step = int(arrays["step"])
+        if step < 0 or step != arrays["step"]:
+            raise ValueError(f"the optimizer's state has step = {arrays['step']}, not a count")
         for name, tensor in own.items():
-            tensor.copy_(state[name])
-        self.steps = int(state["step"])
+            tensor.copy_(arrays[name])
+        self.steps = step
 
 
 class SGD(Optimizer):
@@ -107,7 +125,8 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.velocity = [_zeros_like(p) for p in self.params] if momentum else []
+        uses_momentum = any(group["momentum"] for group in self.groups)
+        self.velocity = [_zeros_like(p) for p in self.params] if uses_momentum else []
 
     def buffers(self) -> dict[str, list[Tensor]]:
         return {"velocity": self.velocity}
@@ -147,8 +166,9 @@ class AdamW(Optimizer):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"AdamW: betas {betas} must lie in 0 … 1 (1 excluded)")
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"AdamW: betas {betas} must be two numbers in 0 … 1 (1 excluded)")
+        _check_option("eps", eps)
         self.betas, self.eps = betas, eps
         self.m = [_zeros_like(p) for p in self.params]
         self.v = [_zeros_like(p) for p in self.params]
@@ -193,13 +213,16 @@ def decay_groups(model: Module, weight_decay: float) -> list[Group]:
     ]
 
 
-def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
+def clip_grad_norm(params: Iterable[Tensor] | Tensor, max_norm: float) -> float:
     """Scale all gradients by one factor so that their common norm is at most max_norm. Returns the
     norm before.
 
     The factor is max_norm / (norm + 1e-6), as torch's. A norm that is not finite is returned, and
     nothing scaled.
     """
+    if not max_norm >= 0:
+        raise ValueError(f"clip_grad_norm: max_norm = {max_norm} must not be negative")
+    params = [params] if isinstance(params, Tensor) else params
     grads = [p.grad for p in params if p.grad is not None]
     norm = math.sqrt(sum(g.backend.sum_of_squares(g.data) for g in grads))
     factor = max_norm / (norm + 1e-6)

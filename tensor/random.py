@@ -17,6 +17,15 @@ from tensor.backend import DropoutMask
 _PER_COUNTER = 8  # one Philox block of four 64-bit words serves eight elements, 32 bits each
 
 
+def _philox(seed: int, block: int, draw: int) -> np.random.Philox:
+    """NumPy's generator at a counter. Key and counter go in as uint64 arrays, because NumPy reads
+    a list of small numbers and one from 2^63 on as float64, and loses the last digits.
+    """
+    key = np.array([seed, 0], np.uint64)
+    counter = np.array([block, draw, 0, 0], np.uint64)
+    return np.random.Philox(key=key, counter=counter)
+
+
 def random_bits(seed: int, draw: int, start: int, count: int) -> np.ndarray:
     """32 random bits for each of the elements start, …, start + count - 1 of a draw: uint32
     (count,).
@@ -26,7 +35,7 @@ def random_bits(seed: int, draw: int, start: int, count: int) -> np.ndarray:
     word comes first.
     """
     first = start // _PER_COUNTER
-    philox = np.random.Philox(key=[seed, 0], counter=[first, draw, 0, 0])
+    philox = _philox(seed, first, draw)
     words = (start + count + _PER_COUNTER - 1) // _PER_COUNTER * 4 - first * 4
     bits = philox.random_raw(words).astype("<u8", copy=False).view("<u4")
     return bits[start - first * _PER_COUNTER :][:count]
@@ -34,7 +43,8 @@ def random_bits(seed: int, draw: int, start: int, count: int) -> np.ndarray:
 
 def keep_mask(mask: DropoutMask, start: int, count: int) -> np.ndarray:
     """Which of the elements start, …, start + count - 1 a dropout keeps: bool (count,)."""
-    return random_bits(mask.seed, mask.draw, start, count) >= np.uint32(round(mask.p * 2**32))
+    threshold = min(round(mask.p * 2**32), 2**32 - 1)
+    return random_bits(mask.seed, mask.draw, start, count) >= np.uint32(threshold)
 
 
 class Generator:
@@ -44,11 +54,8 @@ class Generator:
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> None:
-        """Start anew. 0 <= seed < 2^64, else ValueError."""
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed {seed} is outside 0 … 2^64 - 1")
-        self.seed = int(seed)
-        self.draws = 0
+        """Start anew. 0 <= seed < 2^64, else ValueError; TypeError for what is not an integer."""
+        self.set_state({"seed": seed, "draws": 0})
 
     def next_draw(self) -> int:
         """The number of a fresh draw."""
@@ -57,9 +64,7 @@ class Generator:
 
     def numpy(self) -> np.random.Generator:
         """A NumPy generator for one draw, for distributions on the host."""
-        return np.random.Generator(
-            np.random.Philox(key=[self.seed, 0], counter=[0, self.next_draw(), 0, 0])
-        )
+        return np.random.Generator(_philox(self.seed, 0, self.next_draw()))
 
     def dropout_mask(self, p: float) -> DropoutMask:
         """A fresh mask that drops each element with probability p."""
@@ -81,9 +86,17 @@ class Generator:
         return {"seed": self.seed, "draws": self.draws}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Go on from where `get_state` was called."""
-        self.manual_seed(state["seed"])
-        self.draws = int(state["draws"])
+        """Go on from where `get_state` was called. Nothing changes where the state is unfit: a
+        ValueError for another pair of names or numbers outside 0 … 2^64 - 1.
+        """
+        if set(state) != {"seed", "draws"}:
+            raise ValueError(f"a generator's state is its seed and draws, not {sorted(state)}")
+        for name, number in state.items():
+            if not isinstance(number, (int, np.integer)):
+                raise TypeError(f"{name} {number!r} is not an integer")
+            if not 0 <= number < 2**64:
+                raise ValueError(f"{name} {number} is outside 0 … 2^64 - 1")
+        self.seed, self.draws = int(state["seed"]), int(state["draws"])
 
 
 _default = Generator(0)

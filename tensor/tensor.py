@@ -21,7 +21,7 @@ from tensor.graph import is_grad_enabled, walk
 from tensor.ops import elementwise as ew
 from tensor.ops import fused, matmul, reduce
 from tensor.ops import shape as shapes
-from tensor.ops.function import Function, broadcast_shapes, normalize_axes
+from tensor.ops.function import Function, broadcast_shapes, normalize_axes, normalize_axis
 
 Axis = int | tuple[int, ...] | None
 
@@ -32,6 +32,9 @@ def apply(function: type[Function], *inputs: Tensor, **options: Any) -> Any:
     Returns a Tensor, or a tuple of them where forward gives a tuple. ValueError if the inputs are
     on different devices.
     """
+    for t in inputs:
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{function.__name__}: a Tensor is needed, not {type(t).__name__}")
     backend = inputs[0].backend
     for t in inputs:
         if t.backend is not backend:
@@ -80,7 +83,10 @@ class Tensor:
     ) -> None:
         array = to_array(values, dtype)
         if requires_grad and array.dtype.kind != "f":
-            raise TypeError(f"only float tensors can require gradients, not {array.dtype}")
+            raise TypeError(
+                f"only float tensors can require gradients, not {array.dtype}; write 1.0 for 1, or "
+                "give dtype='float32'"
+            )
         self.backend: Backend = get_backend(device)
         self.data: Array = self.backend.from_numpy(array)
         self.requires_grad = requires_grad
@@ -95,6 +101,22 @@ class Tensor:
         t.backend, t.data = backend, array
         t.requires_grad, t.grad, t.creator, t.output = False, None, None, 0
         return t
+
+    # --- pickle and copy.deepcopy: values, without the gradient
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.creator is not None:
+            raise RuntimeError(
+                "only a leaf can be pickled or copied; take .detach() of a tensor with a graph"
+            )
+        return {
+            "values": self.numpy(),
+            "requires_grad": self.requires_grad,
+            "device": self.device,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Tensor.__init__(self, **state)
 
     # --- looking at it
 
@@ -124,6 +146,8 @@ class Tensor:
         return self.backend.to_numpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("a tensor gives its values to NumPy as a copy only")
         return self.numpy() if dtype is None else self.numpy().astype(dtype)
 
     def item(self) -> Any:
@@ -152,7 +176,13 @@ class Tensor:
             )
         return bool(self.item())
 
-    __float__ = __int__ = __index__ = None  # type: ignore[assignment]  # use .item(), which is explicit
+    def _not_a_number(self, *_: Any) -> Any:
+        raise TypeError("a tensor is not a Python number; take its value with .item()")
+
+    __float__ = __int__ = __index__ = _not_a_number
+
+    def __format__(self, spec: str) -> str:
+        return self._not_a_number() if spec else str(self)
 
     def __repr__(self) -> str:
         values = np.array2string(
@@ -213,9 +243,17 @@ class Tensor:
             self.backend.accumulate(self.grad.data, array)
 
     def retain_grad(self) -> Tensor:
-        """Ask for `.grad` of a tensor that is not a leaf. Returns the tensor."""
+        """Ask for `.grad` of a tensor that is not a leaf. Returns the tensor.
+
+        RuntimeError if it requires no gradient, or if its graph was freed.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("retain_grad: this tensor requires no gradient")
         if self.creator is not None:
-            self.creator.retained.append((self.output, self))
+            if self.creator.freed:
+                raise RuntimeError("retain_grad: backward has run already; ask before it")
+            if all(t is not self for _, t in self.creator.retained):
+                self.creator.retained.append((self.output, self))
         return self
 
     def detach(self) -> Tensor:
@@ -225,7 +263,8 @@ class Tensor:
     def copy_(self, values: Any) -> Tensor:
         """Overwrite the values in place, keeping shape, dtype and device: how weights are loaded.
 
-        ValueError if the shape differs, RuntimeError for a tensor that has a graph.
+        ValueError if the shape differs, TypeError for values that are no numbers or fractions for
+        an integer tensor, RuntimeError for a tensor that has a graph.
         """
         if self.creator is not None:
             raise RuntimeError(
@@ -236,6 +275,8 @@ class Tensor:
             raise ValueError(
                 f"copy_: values of shape {array.shape} for a tensor of shape {self.shape}"
             )
+        if array.dtype.kind not in ("iubf" if self.dtype.kind == "f" else "iub"):
+            raise TypeError(f"copy_: {array.dtype} values for a tensor of {self.dtype}")
         if self.device != "cpu":
             array = self.backend.from_numpy(np.asarray(array, self.dtype))
         self.backend.assign(self.data, array)
@@ -348,9 +389,15 @@ class Tensor:
         a, b = _booleans("and", self, other)
         return Tensor.wrap(self.backend.logical_and(a.data, b.data), self.backend)
 
+    def __rand__(self, other: Any) -> Tensor:
+        return self & other
+
     def __or__(self, other: Any) -> Tensor:
         a, b = _booleans("or", self, other)
         return Tensor.wrap(self.backend.logical_or(a.data, b.data), self.backend)
+
+    def __ror__(self, other: Any) -> Tensor:
+        return self | other
 
     def __invert__(self) -> Tensor:
         (a,) = _booleans("not", self)
@@ -395,26 +442,38 @@ class Tensor:
             )
         return apply(ew.GeluTanh if approximate == "tanh" else ew.Gelu, _floating(self))
 
+    def __abs__(self) -> Tensor:
+        return self.abs()
+
     def abs(self) -> Tensor:
-        return self.maximum(-self)
+        return self if self.dtype.kind in "ub" else self.maximum(-self)
 
     def maximum(self, other: Any) -> Tensor:
         return apply(ew.Maximum, *operands("maximum", self, other))
 
     def minimum(self, other: Any) -> Tensor:
         a, b = operands("minimum", self, other)
-        return -(-a).maximum(-b)
+        return _mirror(_mirror(a).maximum(_mirror(b)))
 
     def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
         """Values below low become low, above high become high; None leaves a side open."""
-        return apply(ew.Clip, self, low=low, high=high)
+        x = self
+        for limit in (low, high):
+            if limit is not None and not isinstance(limit, NUMBERS):
+                raise TypeError("clip: the limits are numbers; for arrays see maximum and minimum")
+            if limit is not None:
+                x, _ = operands("clip", x, limit)  # integers become floats where a limit is one
+        number = float if x.dtype.kind == "f" else int
+        low, high = (None if limit is None else number(limit) for limit in (low, high))
+        return apply(ew.Clip, x, low=low, high=high)
 
     def masked_fill(self, mask: Any, value: float) -> Tensor:
         """A constant where the boolean mask holds, this tensor's values elsewhere."""
         condition = _as_tensor(mask, self)
         _booleans("masked_fill", condition)
-        broadcast_shapes("masked_fill", condition.shape, self.shape)
-        return apply(ew.Where, condition, _as_tensor(value, self), self)
+        x, filling = operands("masked_fill", self, value)
+        broadcast_shapes("masked_fill", condition.shape, x.shape, filling.shape)
+        return apply(ew.Where, condition, filling, x)
 
     # --- reductions; axis is an int, a tuple of ints, or None for all
 
@@ -450,14 +509,14 @@ class Tensor:
 
     def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """The smallest element. The gradient is shared equally where several are smallest."""
-        return -(-self).max(axis, keepdims)
+        return _mirror(_mirror(self).max(axis, keepdims))
 
     def argmax(self, axis: int | None = None) -> np.ndarray:
         """Where the largest element stands, the first of equal ones: int64, NumPy. None: in the
         flattened tensor.
         """
         x = self.reshape(-1) if axis is None else self
-        (a,) = normalize_axes("argmax", 0 if axis is None else axis, x.ndim)
+        a = normalize_axis("argmax", 0 if axis is None else axis, x.ndim)
         if x.shape[a] == 0:
             raise ValueError(
                 f"argmax over axis {a} of shape {x.shape}: there is no element to choose from"
@@ -482,7 +541,7 @@ class Tensor:
         return self._along_last(fused.LogSoftmax, "log_softmax", axis)
 
     def _along_last(self, function: type[Function], name: str, axis: int) -> Tensor:
-        (a,) = normalize_axes(name, axis, self.ndim)
+        a = normalize_axis(name, axis, self.ndim)
         if a == self.ndim - 1:
             return apply(function, _floating(self))
         return apply(function, _floating(self).transpose(a, -1)).transpose(a, -1)
@@ -496,7 +555,7 @@ class Tensor:
         known = math.prod(n for n in wanted if n != -1)
         if free == 1 and known and self.size % known == 0:
             wanted = tuple(self.size // known if n == -1 else n for n in wanted)
-        elif free or known != self.size:
+        elif free or known != self.size or any(n < 0 for n in wanted):
             raise ValueError(
                 f"reshape: {self.shape} has {self.size} elements, which do not fit {wanted}"
             )
@@ -514,10 +573,8 @@ class Tensor:
     def transpose(self, a: int, b: int) -> Tensor:
         """Two axes exchanged."""
         order = list(range(self.ndim))
-        (a,), (b,) = (
-            normalize_axes("transpose", a, self.ndim),
-            normalize_axes("transpose", b, self.ndim),
-        )
+        a = normalize_axis("transpose", a, self.ndim)
+        b = normalize_axis("transpose", b, self.ndim)
         order[a], order[b] = b, a
         return self.permute(*order)
 
@@ -533,7 +590,7 @@ class Tensor:
     def expand(self, *sizes: Any) -> Tensor:
         """Axes of size 1 repeated, and new ones in front, to reach a shape."""
         wanted = read_sizes(sizes)
-        if broadcast_shapes("expand", self.shape, wanted) != wanted:
+        if min(wanted, default=0) < 0 or broadcast_shapes("expand", self.shape, wanted) != wanted:
             raise ValueError(
                 f"expand: {self.shape} can't become {wanted}: only axes of size 1 grow"
             )
@@ -551,21 +608,21 @@ class Tensor:
 
     def unsqueeze(self, axis: int) -> Tensor:
         """With a new axis of size 1 at this place of the result."""
-        (a,) = normalize_axes("unsqueeze", axis, self.ndim + 1)
+        a = normalize_axis("unsqueeze", axis, self.ndim + 1)
         return self.reshape((*self.shape[:a], 1, *self.shape[a:]))
 
     def split(self, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
         """Consecutive parts along an axis: all of one size (the last may be smaller), or of the
         given sizes.
         """
-        (a,) = normalize_axes("split", axis, self.ndim)
+        a = normalize_axis("split", axis, self.ndim)
         n = self.shape[a]
-        if isinstance(size, int):
+        if isinstance(size, (int, np.integer)):
             if size < 1:
                 raise ValueError(f"split: the size {size} is not positive")
             sizes = [min(size, n - i) for i in range(0, n, size)] or [0]
         else:
-            sizes = list(size)
+            sizes = list(read_sizes((size,)))
             if sum(sizes) != n or min(sizes, default=-1) < 0:
                 raise ValueError(
                     f"split: sizes {sizes} do not add up to {n}, the size of axis {a} of "
@@ -573,13 +630,15 @@ class Tensor:
                 )
         return apply(shapes.Split, self, sizes=sizes, axis=a)
 
-    def pad(self, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
+    def pad(self, widths: Sequence[tuple[int, int]], value: float = 0) -> Tensor:
         """A constant border: (before, after) for each axis."""
-        if len(widths) != self.ndim or any(w < 0 for pair in widths for w in pair):
+        border = np.asarray(widths)
+        if border.shape != (self.ndim, 2) or border.dtype.kind not in "iu" or (border < 0).any():
             raise ValueError(
-                f"pad: {list(widths)} is not one (before, after) >= 0 for each axis of {self.shape}"
+                f"pad: {widths} is not one (before, after) >= 0 for each axis of {self.shape}"
             )
-        return apply(shapes.Pad, self, widths=[tuple(pair) for pair in widths], value=value)
+        x, _ = operands("pad", self, value)  # integers become floats where the value is one
+        return apply(shapes.Pad, x, widths=[(int(a), int(b)) for a, b in border], value=value)
 
     def __getitem__(self, index: Any) -> Tensor:
         """As NumPy: integers, slices, None, Ellipsis, and integer or boolean arrays. IndexError as
@@ -590,11 +649,30 @@ class Tensor:
         is_basic = not any(isinstance(p, (np.ndarray, bool)) for p in raw)
         return apply(shapes.Slice if is_basic else shapes.Gather, self, index=raw)
 
+    def __setitem__(self, index: Any, values: Any) -> None:
+        raise TypeError(
+            "a tensor's elements are not assigned one by one: make a new tensor with where() or "
+            "masked_fill(), or overwrite a leaf with copy_()"
+        )
+
     def __iter__(self) -> Any:
         return (self[i] for i in range(len(self)))
 
 
 # --- what the methods share
+
+
+def _mirror(x: Tensor) -> Tensor:
+    """The values in reversed order, so that a minimum is a maximum between two mirrors: -x.
+
+    The lowest integer has no negative, and an unsigned one none at all: integers are mirrored by
+    their distance from -1 or from the highest.
+    """
+    if x.dtype.kind == "f":
+        return -x
+    if x.dtype.kind == "b":
+        return ~x
+    return (-1 if x.dtype.kind == "i" else int(np.iinfo(x.dtype).max)) - x
 
 
 def _floating(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from tensor.backend import Array, Axes, Backend, Shape
@@ -53,7 +54,11 @@ def normalize_axes(name: str, axis: int | tuple[int, ...] | None, ndim: int) -> 
     """
     if axis is None:
         return tuple(range(ndim))
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    given = axis if isinstance(axis, (tuple, list)) else (axis,)
+    try:
+        axes = tuple(operator.index(a) for a in given)
+    except TypeError:
+        raise TypeError(f"{name}: axis must be an int or a tuple of ints, not {axis!r}") from None
     for a in axes:
         if not -ndim <= a < ndim:
             raise IndexError(f"{name}: axis {a} is out of range for an array of {ndim} dimensions")
@@ -61,6 +66,13 @@ def normalize_axes(name: str, axis: int | tuple[int, ...] | None, ndim: int) -> 
     if len(set(result)) != len(result):
         raise ValueError(f"{name}: an axis appears twice in {axes}")
     return result
+
+
+def normalize_axis(name: str, axis: Any, ndim: int) -> int:
+    """One axis, non-negative. TypeError for several, IndexError for one out of range."""
+    if axis is None or isinstance(axis, (tuple, list)):
+        raise TypeError(f"{name}: one axis is needed, an int, not {axis!r}")
+    return normalize_axes(name, axis, ndim)[0]
 
 
 def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
