@@ -24,9 +24,7 @@ class _Layer:
         return self.k[:, :, : self.length], self.v[:, :, : self.length]
 
     def append(self, k: Tensor, v: Tensor) -> None:
-        """Write after the valid part; where there is no room, move to arrays of twice the
-        length.
-        """
+        """Write after the valid part; without room for it, move to arrays twice as long first."""
         length = self.length + k.shape[2]
         if length > self.k.shape[2]:
             self.k, self.v = (
@@ -68,8 +66,7 @@ class KVCache:
         return self._layers[0].length if self._layers else 0
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the new keys and values (B, H, T, D) of a layer; returns all of them, (B, H, S,
-        D).
+        """Append a layer's new keys and values (B, H, T, D); return all of them, (B, H, S, D).
 
         ValueError if the new ones don't fit the cached ones' shape.
         """

@@ -133,7 +133,7 @@ def _print_result(result: TrainResult, trainer: Trainer, out: Path) -> None:
         f"{result.whole_validation_loss:.4f} over the whole split"
     )
     print(f"model, log.csv and loss.png: {out}")
-    start = trainer.tokenizer.decode([int(i) for i in trainer.validation_data.ids[:1]])
+    start = trainer.tokenizer.decode([int(i) for i in trainer.train_data.ids[:1]])
     command = ["minigpt", "generate", "--model", str(out), start]
     print(f"more text: {shlex.join(command)}")
 

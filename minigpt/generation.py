@@ -36,8 +36,7 @@ class Streamer(Protocol):
 
 
 def penalize_repetition(logits: np.ndarray, ids: np.ndarray, penalty: float) -> np.ndarray:
-    """Divide positive logits of tokens that occur in ids (B, T) by the penalty, multiply negative
-    ones.
+    """Divide positive logits of the tokens in ids (B, T) by the penalty, multiply negative ones.
 
     Keskar et al. 2019 (CTRL), section 4.1.
     """
@@ -58,8 +57,7 @@ def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
 
 
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
-    """Only the most probable tokens that together reach probability p, and always the first of
-    them.
+    """Only the most probable tokens that together reach probability p, at least one.
 
     Nucleus sampling, Holtzman et al. 2020. From the least probable token upwards, those whose
     probabilities add up to at most 1 - p go.

@@ -60,8 +60,7 @@ class GPT2LMHeadModel(PreTrainedModel):
         return_dict: bool | None = None,
         logits_to_keep: int | Any = 0,
     ) -> Any:
-        """Logits, and with labels the loss. Arguments that are not listed here: see
-        GPT2Model.forward.
+        """Logits, and with labels the loss. The other arguments are those of GPT2Model.forward.
 
         labels: (B, T), usually the input_ids themselves: position t is trained to predict label t +
         1, so

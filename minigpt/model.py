@@ -63,9 +63,7 @@ class GPT2Attention(Module):
 
 
 class GPT2MLP(Module):
-    """Two layers with an activation between them, four times as wide inside unless n_inner says
-    otherwise.
-    """
+    """Two layers with an activation between them: n_inner wide inside, or four times C."""
 
     def __init__(self, config: GPT2Config) -> None:
         C = config.n_embd

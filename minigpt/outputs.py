@@ -12,8 +12,7 @@ from tensor import Tensor
 
 @dataclass
 class ModelOutput:
-    """A dataclass that can also be read as a dictionary or as a tuple; None fields are left out of
-    both.
+    """A dataclass that also reads as a dictionary or a tuple, both without the None fields.
 
     `out.logits`, `out["logits"]`, `loss, logits = out[:2]`.
     """

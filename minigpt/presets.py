@@ -27,12 +27,12 @@ class TrainConfig:
     data: str | None = None  # a file, a folder, or None for the prose that Python carries
     tokenizer: str = "bpe:512"  # "char", "bpe:VOCABULARY SIZE", or a folder with a tokenizer
     # Optimisation.
-    max_steps: int = 1000
+    max_steps: int = 600
     batch_size: int = 12
     grad_accumulation: int = 1
     lr: float = 1e-3
     min_lr: float = 1e-4
-    warmup_steps: int = 100
+    warmup_steps: int = 60
     schedule: str = "cosine"
     beta1: float = 0.9
     beta2: float = 0.99
@@ -40,9 +40,9 @@ class TrainConfig:
     grad_clip: float = 1.0  # the largest norm of all gradients together; 0 does not clip
     # The rhythm of the run.
     log_every: int = 10
-    eval_every: int = 250
+    eval_every: int = 100
     eval_batches: int = 20
-    checkpoint_every: int = 500
+    checkpoint_every: int = 300
     keep_checkpoints: int = 2
     sample_tokens: int = 200
     # Where, and from which random numbers.

@@ -1,6 +1,4 @@
-"""What every GPT-2 class has: a configuration, and the way from and to a folder in the Hub's
-layout.
-"""
+"""What every GPT-2 class has: a configuration, and folders in the Hub's layout."""
 
 from __future__ import annotations
 
@@ -147,9 +145,7 @@ class PreTrainedModel(Module):
         return None if name.startswith(HEADS) and name not in self.head_names else name
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
-        """Write config.json and model.safetensors, which transformers reads, each file whole or not
-        at all.
-        """
+        """Write config.json and model.safetensors as transformers does, whole or not at all."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         state = {name: p.numpy() for name, p in self.named_parameters()}

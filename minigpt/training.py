@@ -283,10 +283,10 @@ class Trainer:
         return loss
 
     def sample(self) -> str:
-        """Text that the model writes after the first token of the validation split."""
+        """Text that the model writes, begun with the first token of the training text."""
         ids = generate_beyond_context(
             self.model,
-            [int(self.validation_data.ids[0])],
+            [int(self.train_data.ids[0])],
             self.config.sample_tokens,
             do_sample=True,
             top_k=50,

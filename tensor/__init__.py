@@ -1,5 +1,4 @@
-"""A small tensor library: n-dimensional arrays, reverse-mode automatic differentiation, layers,
-optimizers.
+"""A small tensor library: arrays, automatic differentiation, layers, optimizers.
 
 It knows nothing of GPT-2. Start reading at `tensor.py`; a derivative is found in `ops/`, the
 arithmetic under it in `numpy_backend.py`.

@@ -27,9 +27,7 @@ Axes = tuple[int, ...]
 
 
 class DropoutMask(NamedTuple):
-    """Which elements a dropout drops: a pure function of these numbers and of an element's flat
-    index.
-    """
+    """Which elements a dropout drops: a function of these numbers and an element's flat index."""
 
     p: float  # probability of being dropped, 0 <= p < 1
     seed: int  # the generator's seed

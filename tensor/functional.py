@@ -1,6 +1,4 @@
-"""Operations on several tensors, and those with options: the functions that `nn` and the model are
-built from.
-"""
+"""Operations on several tensors, and those with options: what layers are built from."""
 
 from __future__ import annotations
 
@@ -119,8 +117,9 @@ def embedding(weight: Tensor, ids: Any) -> Tensor:
 
 
 def layer_norm(x: Tensor, w: Tensor, b: Tensor, eps: float = 1e-5) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * w + b over the last axis: (..., C), (C,), (C,) -> (..., C). Ba
-    et al. 2016.
+    """(x - mean) / sqrt(var + eps) * w + b over the last axis (Ba et al. 2016).
+
+    (..., C), (C,), (C,) -> (..., C).
     """
     _need_tensors("layer_norm", x, w, b)
     if 0 in x.shape[-1:] or x.ndim == 0 or w.shape != x.shape[-1:] or b.shape != x.shape[-1:]:
@@ -135,9 +134,7 @@ def layer_norm(x: Tensor, w: Tensor, b: Tensor, eps: float = 1e-5) -> Tensor:
 def dropout(
     x: Tensor, p: float, training: bool = True, generator: Generator | None = None
 ) -> Tensor:
-    """Each element dropped with probability p, the others divided by 1 - p; x itself when not
-    training.
-    """
+    """x with each element dropped with probability p, the others divided by 1 - p, in training."""
     _need_tensors("dropout", x)
     _same_dtype("dropout", x, floats=True)
     if not 0 <= p <= 1:
@@ -248,8 +245,9 @@ def cross_entropy(logits: Tensor, targets: Any, ignore_index: int = -100) -> Ten
 
 
 def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
-    """Mean of -(z log s + (1 - z) log(1 - s)) with s = sigmoid(logits), z the targets in [0, 1] of
-    the same shape.
+    """Mean of -(z log s + (1 - z) log(1 - s)), s = sigmoid(logits), z the targets in [0, 1].
+
+    Logits and targets have the same shape.
     """
     _need_tensors("binary_cross_entropy_with_logits", logits)
     _same_dtype("binary_cross_entropy_with_logits", logits, floats=True)

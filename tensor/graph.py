@@ -55,9 +55,7 @@ class _Sum:
 
 
 def _count_uses(root: Function) -> dict[Function, int]:
-    """How many edges lead into each Function below root. RuntimeError if a part of the graph is
-    gone.
-    """
+    """How many edges lead into each Function below root. RuntimeError if a part was freed."""
     uses = {root: 0}
     stack = [root]
     while stack:

@@ -25,9 +25,7 @@ class Parameter(Tensor):
 
 
 class Module:
-    """A part of a model: attributes that are Parameters, Modules, or neither. Subclasses define
-    `forward`.
-    """
+    """A part of a model, with Parameters and Modules as attributes. Subclasses define forward."""
 
     training = True
 
@@ -122,9 +120,7 @@ class Module:
             parameter.grad = None
 
     def to(self, device: str) -> Self:
-        """Move the parameters to a device, in place: ties and references to them stay. Gradients
-        are forgotten.
-        """
+        """Move the parameters to a device, in place, so that ties stay; forget the gradients."""
         for parameter in self.parameters():
             moved = parameter.to(device)
             parameter.data, parameter.backend, parameter.grad = moved.data, moved.backend, None
@@ -168,8 +164,7 @@ class ModuleList(Module):
 
 
 class Conv1D(Module):
-    """y = x weight + bias with weight (n_in, n_out): the orientation and the name of OpenAI's
-    GPT-2.
+    """y = x weight + bias, weight (n_in, n_out): the orientation and name of OpenAI's GPT-2.
 
     The weight starts as N(0, std), the bias as 0.
     """
@@ -183,8 +178,7 @@ class Conv1D(Module):
 
 
 class Linear(Module):
-    """y = x weight^T + bias with weight (n_out, n_in), as in torch and in the heads of checkpoint
-    files.
+    """y = x weight^T + bias, weight (n_out, n_in): as in torch and the heads of checkpoints.
 
     The weight starts as N(0, std), the bias as 0.
     """
@@ -222,9 +216,7 @@ class LayerNorm(Module):
 
 
 class Dropout(Module):
-    """In training each element is dropped with probability p and the others are divided by 1 -
-    p.
-    """
+    """In training, drop each element with probability p and divide the others by 1 - p."""
 
     def __init__(self, p: float) -> None:
         if not 0 <= p <= 1:

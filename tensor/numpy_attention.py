@@ -24,9 +24,7 @@ QUERY_ROWS = (
 
 
 class Tile(NamedTuple):
-    """Which batch rows, heads and queries a tile holds, and the keys 0 … keys - 1 that these may
-    see.
-    """
+    """Batch rows, heads and queries of a tile, and how many keys these may see."""
 
     batch: slice
     heads: slice
@@ -43,9 +41,7 @@ class Tile(NamedTuple):
 
 
 def _tiles(shape: tuple[int, int, int], size: int, itemsize: int, causal: bool) -> Iterator[Tile]:
-    """All tiles. The last queries come first: their tile sees every key, so it may assign what
-    others add to.
-    """
+    """All tiles; those of the last queries, which see every key, come first."""
     b, h, t = shape
     if b * h * t == 0:
         return
@@ -70,9 +66,7 @@ def _bias_part(bias: np.ndarray, tile: Tile) -> np.ndarray:
 def _scores(
     q: np.ndarray, k: np.ndarray, bias: np.ndarray | None, scale: float, causal: bool, tile: Tile
 ) -> np.ndarray:
-    """q k^T * scale + bias of one tile, -inf where a key lies after its query: (b, h, rows,
-    keys).
-    """
+    """q k^T * scale + bias of a tile (b, h, rows, keys), -inf where a key lies after its query."""
     s = np.matmul(tile.part(q), tile.keyed(k).swapaxes(-1, -2))
     s *= s.dtype.type(scale)
     if bias is not None:
@@ -105,9 +99,7 @@ def _kept(
 
 
 def _empty_heads(b: int, h: int, t: int, d: int, dtype: np.dtype) -> np.ndarray:
-    """(B, H, T, D) that lies in memory as (B, T, H, D), so that merging the heads again copies
-    nothing.
-    """
+    """(B, H, T, D) that lies in memory as (B, T, H, D): merging the heads copies nothing."""
     return np.empty((b, t, h, d), dtype).transpose(0, 2, 1, 3)
 
 

@@ -1,5 +1,4 @@
-"""The CPU: every primitive of `tensor.backend.Backend` in NumPy. The reference for the other
-devices.
+"""The CPU: every primitive of `tensor.backend.Backend` in NumPy, the reference for other devices.
 
 The elementwise operations, reductions, views and products are here; the fused ones, which work
 through their arrays in blocks of rows that fit the cache, are in `numpy_fused.py` and

@@ -1,5 +1,4 @@
-"""Fused primitives on NumPy arrays: softmax, layer norm, GELU, cross-entropy, dropout, optimizer
-steps.
+"""Fused primitives in NumPy: softmax, layer norm, GELU, losses, dropout, optimizer steps.
 
 Each works through its array in blocks of rows that stay in the processor's cache, because NumPy
 makes one pass over memory for each operator: on a block that fits the cache the passes after the
@@ -38,9 +37,7 @@ def _rows(x: np.ndarray) -> np.ndarray:
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
-    """exp(x) / sum(exp(x)) over the last axis; the row's maximum is subtracted first, so nothing
-    overflows.
-    """
+    """exp(x) / sum(exp(x)) over the last axis, the row's maximum subtracted first."""
     with np.errstate(all="ignore"):
         y = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
         np.exp(y, out=y)
@@ -131,8 +128,9 @@ def layer_norm_backward(
 
 
 def gelu(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """y = x * P(x), with P(x) = (1 + erf(x / sqrt(2))) / 2; dy/dx = P(x) + x * exp(-x^2 / 2) /
-    sqrt(2 pi).
+    """y = x * P(x) with P(x) = (1 + erf(x / sqrt(2))) / 2, the exact form.
+
+    dy/dx = P(x) + x * exp(-x^2 / 2) / sqrt(2 pi).
     """
     with np.errstate(all="ignore"):
         p = erf(x * x.dtype.type(math.sqrt(0.5)))
@@ -147,12 +145,11 @@ def gelu(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray | None
 
 
 def gelu_tanh(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """GPT-2's form: y = x * (1 + t) / 2 with t = tanh(c * (x + a x^3)), c = sqrt(2 / pi), a =
-    0.044715.
+    """GPT-2's form: y = x * (1 + tanh(c * (x + a x^3))) / 2, c = sqrt(2 / pi), a = 0.044715.
 
-    dy/dx = (1 + t) / 2 + x * (1 - t^2) * c * (1 + 3 a x^2) / 2. It is computed here, in the forward
-    pass, while t is at hand: that saves the second tanh, and what is kept for the backward pass is
-    as large as x itself.
+    With t the tanh, dy/dx = (1 + t) / 2 + x * (1 - t^2) * c * (1 + 3 a x^2) / 2. It is computed
+    here, in the forward pass, while t is at hand: that saves the second tanh, and what is kept for
+    the backward pass is as large as x itself.
     """
     flat = np.ascontiguousarray(x).reshape(-1)
     y = np.empty_like(flat)
@@ -188,8 +185,7 @@ def gelu_tanh(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray |
 def cross_entropy(
     logits: np.ndarray, targets: np.ndarray, ignore: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over the targets that count of log(sum(exp(logits))) - logits[target]; NaN where none
-    counts.
+    """Mean of log(sum(exp(logits))) - logits[target] where the target counts; NaN if none does.
 
     The sum is kept in float64. No array of the size of the logits is made.
     """
@@ -218,9 +214,7 @@ def cross_entropy_backward(
     lse: np.ndarray,
     count: np.ndarray,
 ) -> np.ndarray:
-    """dlogits = (softmax(logits) - one_hot(target)) * dy / count, and 0 in the rows that are
-    ignored.
-    """
+    """dlogits = (softmax(logits) - one_hot(target)) * dy / count, 0 in ignored rows."""
     n, vocabulary = logits.shape
     dlogits = np.empty(logits.shape, logits.dtype)
     with np.errstate(all="ignore"):
@@ -265,9 +259,7 @@ def sgd_step(
     momentum: float,
     decay: float,
 ) -> None:
-    """g' = g + decay * p; velocity = momentum * velocity + g'; p -= lr * velocity (or lr * g'
-    without one).
-    """
+    """g' = g + decay * p; velocity = momentum * velocity + g' if there is one; p -= lr * either."""
     number = p.dtype.type
     update = g + number(decay) * p
     if velocity is not None:

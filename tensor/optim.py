@@ -17,9 +17,7 @@ Group = dict[
 
 
 def _read_groups(params: Iterable[Any], defaults: Group) -> list[Group]:
-    """Parameters, or groups of them with options of their own, as groups with every option filled
-    in.
-    """
+    """Parameters, or groups of them with their own options, as groups with every option."""
     if isinstance(params, Tensor):
         raise TypeError("an optimizer takes a list of parameters: [w] for a single one")
     given = list(params)
@@ -88,9 +86,7 @@ class Optimizer:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state. ValueError, and no change, if names or shapes don't fit the
-        parameters.
-        """
+        """Go on from a saved state. ValueError, and no change, if it doesn't fit the parameters."""
         own = {f"{name}.{i}": t for name, ts in self.buffers().items() for i, t in enumerate(ts)}
         expected = {"step": (), **{name: t.shape for name, t in own.items()}}
         found = {name: np.shape(v) for name, v in state.items()}
@@ -113,9 +109,7 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """Gradient descent: v = momentum * v + (g + weight_decay * p); p -= lr * v. As torch's, without
-    dampening.
-    """
+    """Gradient descent: v = momentum * v + (g + weight_decay * p); p -= lr * v. As torch's."""
 
     def __init__(
         self,
@@ -203,9 +197,7 @@ def _zeros_like(p: Tensor) -> Tensor:
 
 
 def decay_groups(model: Module, weight_decay: float) -> list[Group]:
-    """The parameters in two groups: matrices, which decay, and vectors (biases, layer norms), which
-    do not.
-    """
+    """Two groups: matrices, which decay, and vectors (biases, layer norms), which do not."""
     params = list(model.parameters())
     return [
         {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
@@ -214,8 +206,7 @@ def decay_groups(model: Module, weight_decay: float) -> list[Group]:
 
 
 def clip_grad_norm(params: Iterable[Tensor] | Tensor, max_norm: float) -> float:
-    """Scale all gradients by one factor so that their common norm is at most max_norm. Returns the
-    norm before.
+    """Scale all gradients together to a norm of at most max_norm; return the norm before.
 
     The factor is max_norm / (norm + 1e-6), as torch's. A norm that is not finite is returned, and
     nothing scaled.
@@ -260,9 +251,7 @@ def warmup_linear(
 def warmup_cosine(
     step: int, lr: float, warmup_steps: int, max_steps: int, min_lr: float = 0.0
 ) -> float:
-    """Half a cosine from lr at the end of the warm-up to min_lr at max_steps (Loshchilov and Hutter
-    2017).
-    """
+    """Half a cosine from lr to min_lr at max_steps (Loshchilov and Hutter 2017)."""
     if step < warmup_steps:
         return warmup_constant(step, lr, warmup_steps, max_steps)
     return min_lr + (lr - min_lr) * 0.5 * (

@@ -1,5 +1,4 @@
-"""Random numbers from a counter: Philox4x64-10 (Salmon et al. 2011), as `numpy.random.Philox`
-computes it.
+"""Random numbers from a counter: Philox4x64-10 (Salmon et al. 2011), as NumPy computes it.
 
 A counter-based generator is a function from (key, counter) to random bits, with no hidden state. A
 number depends on three things alone: the seed, the number of the draw (each use of a generator is
@@ -27,8 +26,7 @@ def _philox(seed: int, block: int, draw: int) -> np.random.Philox:
 
 
 def random_bits(seed: int, draw: int, start: int, count: int) -> np.ndarray:
-    """32 random bits for each of the elements start, …, start + count - 1 of a draw: uint32
-    (count,).
+    """32 random bits for each of `count` elements of a draw, from `start` on: uint32 (count,).
 
     Element i takes half a word of the Philox block with key (seed, 0) and counter (i // 8 + 1,
     draw, 0, 0): NumPy steps the counter before it computes a block, hence the 1. The low half of a

@@ -151,9 +151,7 @@ class Tensor:
         return self.numpy() if dtype is None else self.numpy().astype(dtype)
 
     def item(self) -> Any:
-        """The value of a tensor with one element, as a Python number. ValueError if there are
-        more.
-        """
+        """The value of the only element, as a Python number. ValueError if there are more."""
         if self.size != 1:
             raise ValueError(
                 f"item: a tensor of shape {self.shape} has {self.size} elements, not 1"
@@ -234,9 +232,7 @@ class Tensor:
             walk(self.creator, self.output, start, retain_graph)
 
     def accumulate_grad(self, array: Array, fresh: bool) -> None:
-        """Add an array to `.grad`. A fresh one, which nobody else holds, may be kept without a
-        copy.
-        """
+        """Add an array to `.grad`; a fresh one, which nobody else holds, without a copy."""
         if self.grad is None:
             self.grad = Tensor.wrap(array if fresh else self.backend.copy(array), self.backend)
         else:
@@ -340,9 +336,7 @@ class Tensor:
         return apply(ew.Neg, self)
 
     def __matmul__(self, other: Any) -> Tensor:
-        """(..., M, K) @ (..., K, N) -> (..., M, N); the leading axes broadcast. At least two axes
-        each.
-        """
+        """(..., M, K) @ (..., K, N) -> (..., M, N); the leading axes broadcast."""
         a, b = operands("matmul", self, other, broadcast=False)
         if a.ndim < 2 or b.ndim < 2:
             raise ValueError(
@@ -433,9 +427,7 @@ class Tensor:
         return apply(ew.Silu, _floating(self))
 
     def gelu(self, approximate: str = "none") -> Tensor:
-        """x times the normal distribution function: exact ("none"), or GPT-2's "tanh" form of
-        it.
-        """
+        """x times the normal distribution function, exact ("none") or GPT-2's "tanh" form."""
         if approximate not in ("none", "tanh"):
             raise ValueError(
                 f"gelu: approximate={approximate!r}; choose 'none' (exact) or 'tanh' (GPT-2's)"
@@ -512,9 +504,7 @@ class Tensor:
         return _mirror(_mirror(self).max(axis, keepdims))
 
     def argmax(self, axis: int | None = None) -> np.ndarray:
-        """Where the largest element stands, the first of equal ones: int64, NumPy. None: in the
-        flattened tensor.
-        """
+        """Where the first largest element stands: int64, NumPy. None: in the flattened tensor."""
         x = self.reshape(-1) if axis is None else self
         a = normalize_axis("argmax", 0 if axis is None else axis, x.ndim)
         if x.shape[a] == 0:
@@ -612,9 +602,7 @@ class Tensor:
         return self.reshape((*self.shape[:a], 1, *self.shape[a:]))
 
     def split(self, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
-        """Consecutive parts along an axis: all of one size (the last may be smaller), or of the
-        given sizes.
-        """
+        """Parts along an axis: all of one size (the last may be smaller), or of given sizes."""
         a = normalize_axis("split", axis, self.ndim)
         n = self.shape[a]
         if isinstance(size, (int, np.integer)):
@@ -641,9 +629,7 @@ class Tensor:
         return apply(shapes.Pad, x, widths=[(int(a), int(b)) for a, b in border], value=value)
 
     def __getitem__(self, index: Any) -> Tensor:
-        """As NumPy: integers, slices, None, Ellipsis, and integer or boolean arrays. IndexError as
-        there.
-        """
+        """Indices as NumPy's: integers, slices, None, Ellipsis, integer or boolean arrays."""
         parts = index if isinstance(index, tuple) else (index,)
         raw = tuple(read_index(p) for p in parts)
         is_basic = not any(isinstance(p, (np.ndarray, bool)) for p in raw)
@@ -681,9 +667,7 @@ def _floating(x: Tensor) -> Tensor:
 
 
 def _as_tensor(x: Any, like: Tensor) -> Tensor:
-    """An operand as a tensor on `like`'s device. Numbers take its dtype, unless that can't hold
-    them.
-    """
+    """An operand as a tensor on `like`'s device; numbers take its dtype if that can hold them."""
     if isinstance(x, Tensor):
         return x
     if isinstance(x, NUMBERS):

@@ -48,7 +48,8 @@ def test_the_main_job_as_it_stands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for line in SHELL[0].splitlines()[1:]:
         run_minigpt(line)
-    losses = re.search(r"validation loss: ([\d.]+) before .*?, ([\d.]+) after", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    losses = re.search(r"validation loss: ([\d.]+) before .*?, ([\d.]+) after", printed)
     first, last = map(float, losses.groups())
     assert 6.0 < first < 6.5 and last < 3.4
 

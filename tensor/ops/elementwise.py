@@ -1,6 +1,4 @@
-"""Elementwise operations. y is the result, dy its gradient, and each docstring gives the
-derivative.
-"""
+"""Elementwise operations; y is the result, dy its gradient."""
 
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ class Div(Function):
 
 
 class Pow(Function):
-    """y = a ** b: da = dy * b * a ** (b - 1), db = dy * y * log(a), taken as 0 where a = 0 and b >=
-    0.
-    """
+    """y = a ** b: da = dy * b * a ** (b - 1), db = dy * y * log(a), or 0 where a = 0 <= b."""
 
     def forward(self, a: Array, b: Array) -> Array:
         self.a, self.b = a, b
@@ -221,8 +217,9 @@ class Gelu(Function):
 
 
 class GeluTanh(Function):
-    """y = x * (1 + tanh(c * (x + 0.044715 x^3))) / 2, c = sqrt(2 / pi): dx = dy * y'. GPT-2's
-    "gelu_new".
+    """y = x * (1 + tanh(c * (x + 0.044715 x^3))) / 2, c = sqrt(2 / pi), GPT-2's "gelu_new".
+
+    dx = dy * y', which the forward pass computes, too.
     """
 
     def forward(self, x: Array) -> Array:

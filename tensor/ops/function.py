@@ -49,8 +49,9 @@ class Function:
 
 
 def normalize_axes(name: str, axis: int | tuple[int, ...] | None, ndim: int) -> Axes:
-    """Non-negative, sorted axes; None means all. IndexError for one out of range, ValueError for
-    one given twice.
+    """Non-negative, sorted axes; None means all.
+
+    IndexError for one out of range, ValueError for one given twice, TypeError for what is no int.
     """
     if axis is None:
         return tuple(range(ndim))
@@ -93,9 +94,7 @@ def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
 
 
 def sum_to_shape(backend: Backend, grad: Array, shape: Shape) -> Array:
-    """Undo broadcasting: add up over the axes that were repeated to get from `shape` to
-    `grad.shape`.
-    """
+    """Undo broadcasting: add up over the axes that were repeated to reach grad.shape."""
     if grad.shape == shape:
         return grad
     extra = grad.ndim - len(shape)

@@ -1,6 +1,4 @@
-"""Operations that a composition of smaller ones could give, made one for speed, memory or
-exactness.
-"""
+"""Operations made of smaller ones, fused for speed, memory or exactness."""
 
 from __future__ import annotations
 
@@ -47,8 +45,7 @@ class LayerNorm(Function):
 
 
 class CrossEntropy(Function):
-    """Mean of -log softmax(logits)[target] over the targets that are not `ignore`; NaN if there are
-    none.
+    """Mean of -log softmax(logits)[target] over the targets that are not `ignore`, NaN without any.
 
     logits (N, V), targets (N,): dlogits = (softmax(logits) - one_hot(target)) * dy / count, 0 in
     ignored rows.
@@ -67,8 +64,7 @@ class CrossEntropy(Function):
 
 
 class BinaryCrossEntropy(Function):
-    """Elementwise max(x, 0) - x * z + log(1 + exp(-|x|)) for logits x and targets z: dx = dy *
-    (sigmoid(x) - z).
+    """y = max(x, 0) - x * z + log(1 + exp(-|x|)), logits x, targets z: dx = dy * (sigmoid(x) - z).
 
     Not composed, because the kinks of max and |x| at 0 would give the wrong gradient there.
     """
@@ -104,8 +100,7 @@ class Dropout(Function):
 
 
 class Attention(Function):
-    """softmax(q k^T * scale + bias) v for each head, causal from the lower right corner (Vaswani et
-    al. 2017, 3.2).
+    """softmax(q k^T * scale + bias) v for each head (Vaswani et al. 2017, section 3.2).
 
     q (B, H, T, D), k and v (B, H, S, D); bias, a constant, broadcasts to (B, H, T, S). With
     `want_weights` the second output is the weights (B, H, T, S) after dropout. The derivative

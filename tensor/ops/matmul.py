@@ -26,8 +26,7 @@ class MatMul(Function):
 
 
 class Linear(Function):
-    """y = x w + b with x (..., K), w (K, N), b (N,): dx = dy w^T, dw = x^T dy, db = sum over rows
-    of dy.
+    """y = x w + b, x (..., K), w (K, N), b (N,): dx = dy w^T, dw = x^T dy, db = sum of rows of dy.
 
     With `transpose`, w is (N, K) and y = x w^T + b: dx = dy w, dw = dy^T x. b may be left out.
     """

@@ -24,9 +24,7 @@ class Sum(Function):
 
 
 class Max(Function):
-    """y = largest x over axes: dy goes to the largest elements, in equal parts where several are
-    equal.
-    """
+    """y = largest x over axes: dx = dy for the largest, shared equally where several are."""
 
     def forward(self, x: Array, axes: Axes, keepdims: bool) -> Array:
         self.x, self.axes = x, axes

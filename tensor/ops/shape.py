@@ -56,9 +56,7 @@ class Slice(Function):
 
 
 class Split(Function):
-    """Consecutive parts of x along an axis, given their sizes: dx = the parts' gradients,
-    joined.
-    """
+    """Parts of x along an axis, given their sizes: dx = the parts' gradients, joined."""
 
     def forward(self, x: Array, sizes: Sequence[int], axis: int) -> tuple[Array, ...]:
         self.axis, self.dtype = axis, x.dtype
@@ -108,9 +106,7 @@ class Pad(Function):
 
 
 class Gather(Function):
-    """y = x[index] with integer or boolean arrays: dx adds dy up where an element was taken more
-    than once.
-    """
+    """y = x[index] with integer or boolean arrays: dx = dy, added up where elements repeat."""
 
     def forward(self, x: Array, index: Any) -> Array:
         self.index, self.shape = index, x.shape

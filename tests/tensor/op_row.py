@@ -61,6 +61,7 @@ DOMAINS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]]
     ),
     "unit": lambda rng, shape: np.asarray(rng.uniform(0.05, 0.95, shape)),
     "wide": lambda rng, shape: np.asarray(rng.uniform(-6.0, 6.0, shape)),
-    "extreme": lambda rng, shape: np.asarray(rng.choice([-3e3, 0.0, 3e3], shape))
-    + rng.standard_normal(shape),
+    "extreme": lambda rng, shape: (
+        np.asarray(rng.choice([-3e3, 0.0, 3e3], shape)) + rng.standard_normal(shape)
+    ),
 }

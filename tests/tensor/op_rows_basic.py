@@ -161,7 +161,10 @@ def _dims(axis: Any, x: Any) -> tuple[int, ...]:
 
 
 def _reduction(
-    name: str, ours: Callable[..., Any], twin: Callable[..., Any], plain: Callable[..., Any],
+    name: str,
+    ours: Callable[..., Any],
+    twin: Callable[..., Any],
+    plain: Callable[..., Any],
     over: Sequence[Any],
 ) -> list[Op]:
     """A row for each choice of axes. The functions take (x, axis, keepdims), the twin also torch."""

@@ -479,7 +479,7 @@ def test_dropping_a_deep_graph_that_was_never_walked(step: str) -> None:
         from tensor import Tensor
         x = Tensor([1.0, 2.0], requires_grad=True)
         y = x
-        for _ in range(100_000 // {step.count('(') + 1}):
+        for _ in range(100_000 // {step.count("(") + 1}):
             y = {step}
         del y
         gc.collect()
@@ -532,9 +532,7 @@ def evaluate(steps: list[tuple[str, int, int]], leaves: tuple[Tensor, ...]) -> T
     return cat([value.reshape(-1) for value in values[-3:]])
 
 
-STEP = st.tuples(
-    st.sampled_from(sorted([*UNARY, *BINARY])), st.integers(0, 99), st.integers(0, 99)
-)
+STEP = st.tuples(st.sampled_from(sorted([*UNARY, *BINARY])), st.integers(0, 99), st.integers(0, 99))
 
 
 @settings(max_examples=150, deadline=None)

@@ -344,7 +344,9 @@ def test_dropout_is_off_in_evaluation_and_at_its_ends() -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("sizes", [(2, 3, 4, 5, 2), (1, 2, 300, 333, 3), (7, 3, 64, 64, 2)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(2, 3, 4, 5, 2), (1, 2, 300, 333, 3), (7, 3, 64, 64, 2)], ids=str
+)
 def test_attention_dropout_is_one_mask_whatever_the_tiles(
     sizes: tuple[int, ...], causal: bool
 ) -> None:
@@ -399,7 +401,9 @@ def test_cached_attention_is_the_end_of_the_whole() -> None:
     whole, _ = attention(q, k, v, causal=True)
     for start in (199, 150, 1):
         part, _ = attention(q[:, :, start:], k, v, causal=True)
-        np.testing.assert_allclose(part.numpy(), whole.numpy()[:, :, start:], rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(
+            part.numpy(), whole.numpy()[:, :, start:], rtol=1e-10, atol=1e-12
+        )
 
 
 def test_attention_weights_do_not_change_the_output() -> None:

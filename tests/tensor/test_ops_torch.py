@@ -73,9 +73,7 @@ def test_row(case: Case, dtype: Any) -> None:
     weights = [rng.standard_normal(y.shape).astype(dtype) for y in ours]
     sum_ours: Any = sum((y * Tensor(w)).sum() for y, w in zip(ours, weights, strict=True))
     sum_ours.backward()
-    sum_theirs: Any = sum(
-        (y * torch.tensor(w)).sum() for y, w in zip(theirs, weights, strict=True)
-    )
+    sum_theirs: Any = sum((y * torch.tensor(w)).sum() for y, w in zip(theirs, weights, strict=True))
     sum_theirs.backward()
     assert_gradients(ours_in, theirs_in)
 
@@ -186,9 +184,7 @@ def test_a_small_network_has_torchs_loss_and_gradients(approximate: str) -> None
     import torch
 
     rng = np.random.default_rng(0)
-    values = [
-        rng.standard_normal(s) for s in [(11, 8), (8,), (8,), (8, 16), (16,), (16, 8), (8,)]
-    ]
+    values = [rng.standard_normal(s) for s in [(11, 8), (8,), (8,), (8, 16), (16,), (16, 8), (8,)]]
     ids = rng.integers(0, 11, (3, 5))
 
     def network(f: Any, wte: Any, w: Any, b: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:
@@ -217,6 +213,4 @@ def test_a_small_network_has_torchs_loss_and_gradients(approximate: str) -> None
 
     for dtype in DTYPES:
         cast = [x.astype(dtype) for x in values]
-        _beside_torch(
-            lambda *p: network(Ours, *p), lambda *p: network(Theirs, *p), *cast
-        )
+        _beside_torch(lambda *p: network(Ours, *p), lambda *p: network(Theirs, *p), *cast)
