@@ -39,7 +39,7 @@ def chars_to_bytes(token: str) -> bytes:
 
 # ---- text to pieces -----------------------------------------------------------------------------
 
-# The third and fourth line leave the last space of a run to the word after it.
+# The third line leaves the last white space of a run to what follows: a space goes to the word.
 _PATTERN = (
     r"'(?:[sdmt]|ll|ve|re)"
     r"| ?[{letter}]+| ?[{number}]+| ?[^\s{letter}{number}]+"

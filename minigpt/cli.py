@@ -150,6 +150,11 @@ def generate(arguments: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(arguments.model)
     model = GPT2LMHeadModel.from_pretrained(arguments.model).to(arguments.device)
     prompt = tokenizer.encode(arguments.prompt)
+    if max(prompt, default=0) >= model.config.vocab_size:
+        raise ValueError(
+            f"{arguments.model}: the tokenizer's id {max(prompt)} is outside the model's "
+            f"vocabulary of {model.config.vocab_size}: the two don't belong together"
+        )
     decoder = tokenizer.stream_decoder()
 
     def show(token: int) -> None:

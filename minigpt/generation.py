@@ -83,7 +83,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def sample(logits: np.ndarray, generator: Generator) -> np.ndarray:
     """One token a row by its probability: int64 (B,). One draw of the generator, whatever B."""
     cumulative = np.cumsum(softmax(logits.astype(np.float64)), axis=-1)
-    points = generator.uniform((len(logits), 1)) * cumulative[:, -1:]
+    total = cumulative[:, -1:]
+    # Below the total even after rounding, or a token without probability could be chosen.
+    points = np.minimum(generator.uniform((len(logits), 1)) * total, np.nextafter(total, 0))
     return (cumulative <= points).sum(axis=-1)
 
 
@@ -155,7 +157,7 @@ def generate(
                 if repetition_penalty != 1:
                     logits = penalize_repetition(logits, ids, repetition_penalty)
                 if do_sample:
-                    logits = keep_top_p(keep_top_k(logits / np.float32(temperature), top_k), top_p)
+                    logits = keep_top_p(keep_top_k(logits / float(temperature), top_k), top_p)
                     chosen = sample(logits, generator)
                 else:
                     chosen = logits.argmax(axis=-1)

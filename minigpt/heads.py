@@ -95,7 +95,8 @@ class GPT2LMHeadModel(PreTrainedModel):
             hidden_states=base.hidden_states,
             attentions=base.attentions,
         )
-        return output if self.wants_dict(return_dict) else output.to_tuple()
+        wants_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if wants_dict else output.to_tuple()
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write config.json, model.safetensors and generation_config.json, as transformers does."""

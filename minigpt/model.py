@@ -138,16 +138,15 @@ class GPT2Model(PreTrainedModel):
         None. ValueError for shapes that don't fit, IndexError for ids or positions out of range.
         """
         config = self.config
+        use_cache = _choose(use_cache, config.use_cache)
+        want_weights = _choose(output_attentions, config.output_attentions)
+        want_hidden = _choose(output_hidden_states, config.output_hidden_states)
         x = self._embed(input_ids, inputs_embeds)  # (B, T, C)
         B, T, _ = x.shape
         cache = self._cache(past_key_values, use_cache)
         past = 0 if cache is None else cache.get_seq_length()
         x = self.drop(x + self.wpe(self._positions(position_ids, B, T, past)))
         bias = self._padding_bias(attention_mask, B, past + T)
-        want_weights = config.output_attentions if output_attentions is None else output_attentions
-        want_hidden = (
-            config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        )
         hidden: list[Tensor] = []
         attentions: list[Tensor] = []
         for block in self.h:
@@ -158,11 +157,11 @@ class GPT2Model(PreTrainedModel):
         hidden.append(x)
         output = BaseModelOutput(
             last_hidden_state=x,
-            past_key_values=cache,
+            past_key_values=cache if use_cache else None,
             hidden_states=tuple(hidden) if want_hidden else None,
             attentions=tuple(attentions) if want_weights else None,
         )
-        return output if self.wants_dict(return_dict) else output.to_tuple()
+        return output if _choose(return_dict, config.return_dict) else output.to_tuple()
 
     def _embed(self, input_ids: Any, inputs_embeds: Any) -> Tensor:
         """The embeddings (B, T, C) of ids, or the ones given."""
@@ -177,13 +176,13 @@ class GPT2Model(PreTrainedModel):
                 )
             return x
         ids = self.integers("input_ids", input_ids)
-        if ids.ndim != 2:
+        if ids.ndim != 2 or ids.size == 0:
             raise ValueError(
-                f"input_ids {ids.shape} must be (B, T): a batch of sequences of token ids"
+                f"input_ids {ids.shape} must be (B, T): a batch of sequences of token ids, not empty"
             )
         return self.wte(ids)
 
-    def _cache(self, given: Any, use_cache: bool | None) -> KVCache | None:
+    def _cache(self, given: Any, use_cache: bool) -> KVCache | None:
         if given is not None:
             cache = given if isinstance(given, KVCache) else KVCache(given)
             if len(cache) not in (0, self.config.n_layer):
@@ -191,7 +190,7 @@ class GPT2Model(PreTrainedModel):
                     f"past_key_values has {len(cache)} layers, the model {self.config.n_layer}"
                 )
             return cache
-        return KVCache() if (self.config.use_cache if use_cache is None else use_cache) else None
+        return KVCache() if use_cache else None
 
     def _positions(self, given: Any, B: int, T: int, past: int) -> Tensor:
         limit = self.config.n_positions
@@ -232,3 +231,8 @@ class GPT2Model(PreTrainedModel):
         # transformers.
         bias = np.where(mask[:, None, None, :], 0.0, lowest)  # (B, 1, 1, S)
         return self.constant(bias)
+
+
+def _choose(given: Any, default: Any) -> Any:
+    """An argument, or where it was not given the configuration's value."""
+    return default if given is None else given

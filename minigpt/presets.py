@@ -142,8 +142,9 @@ PRESETS: dict[str, TrainConfig] = {
 def parse_settings(assignments: Iterable[str]) -> dict[str, object]:
     """Read ``KEY=VALUE`` texts as fields of TrainConfig, each value in its field's type.
 
-    ValueError for an unknown key (with the ones that look alike), a key given twice, or a value
-    that is not of the field's type. Ranges are checked when a TrainConfig is made.
+    Of a key given twice the last value counts. ValueError for an unknown key (with the ones that
+    look alike), or a value that is not of the field's type. Ranges are checked when a TrainConfig
+    is made.
     """
     settings: dict[str, object] = {}
     for assignment in assignments:
@@ -152,8 +153,6 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, object]:
         if not equals:
             raise ValueError(f"--set {assignment}: expected KEY=VALUE, such as max_steps=500")
         field = _field(key)
-        if key in settings:
-            raise ValueError(f"--set {key} is given twice")
         wanted = field.type
         try:
             value: object = text if wanted in (str, str | None) else wanted(text)  # type: ignore

@@ -38,10 +38,6 @@ class PreTrainedModel(Module):
         """The parameters' device."""
         return next(self.parameters()).device
 
-    def wants_dict(self, return_dict: bool | None) -> bool:
-        """Whether to return an output object and not a tuple."""
-        return self.config.return_dict if return_dict is None else return_dict
-
     def constant(self, values: Any) -> Tensor:
         """Numbers as a tensor of the model's dtype on its device."""
         return Tensor(np.asarray(values), dtype=self.dtype, device=self.device)

@@ -7,7 +7,7 @@ from minigpt.char_tokenizer import CharTokenizer
 from minigpt.config import GPT2Config
 from minigpt.data import TokenData, split_text
 from minigpt.presets import TrainConfig
-from minigpt.run_folder import RunFolder
+from minigpt.run_folder import RunFolder, checkpoint_step
 from minigpt.tokenizer import GPT2Tokenizer, load_tokenizer
 
 FIXED_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "tokenizer", "seed")
@@ -78,9 +78,13 @@ def refuse_to_overwrite(folder: RunFolder, overwrite: bool) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise NotADirectoryError(f"{folder.path} is a file: a run needs a folder (--out)")
     names = folder.in_the_way()
-    if names and not overwrite:
-        advice = "--resume goes on with that run, " if folder.checkpoints() else ""
-        raise FileExistsError(
-            f"{folder.path} holds {', '.join(names)} already: {advice}--overwrite replaces them, "
-            "--out names another folder"
-        )
+    if not names or overwrite:
+        return
+    if folder.checkpoints():
+        saved = checkpoint_step(folder.checkpoints()[-1])
+        found = f"a run already, saved at step {saved}: --resume goes on with it, "
+    else:
+        found = f"{', '.join(names)} already: "
+    raise FileExistsError(
+        f"{folder.path} holds {found}--overwrite replaces what is there, --out names another folder"
+    )

@@ -191,36 +191,44 @@ class Trainer:
         is locked meanwhile (OSError if another run has it). FloatingPointError when a loss or a
         gradient is no longer finite: nothing is saved then.
         """
-        config = self.config
         self.folder.path.mkdir(parents=True, exist_ok=True)
         with FolderLock(self.folder.path):
             self._prepare_folder()
-            with (
-                StopOnSignal() as stop,
-                RunLog(self.folder.log_path, self.step) as log,
-                Progress(self.step, config.max_steps, self.report) as progress,
-            ):
-                if self.step == 0:
-                    self.first_validation_loss = self.evaluate()
-                    log.write(0, val_loss=self.validation_loss)
-                    progress.line(0, f"validation {self.validation_loss:.4f}")
+            # What overflows is found by _require_finite, which says more than NumPy's warnings.
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                with (
+                    StopOnSignal() as stop,
+                    RunLog(self.folder.log_path, self.step) as log,
+                    Progress(self.step, self.config.max_steps, self.report) as progress,
+                ):
+                    try:
+                        self._loop(stop, log, progress)
+                    except BrokenPipeError:  # nobody reads our lines any more (`| head`)
+                        self._save_what_is_new()
+                        raise
+                    self._save_what_is_new()
+                return self._finish(interrupted=stop.requested)
+
+    def _loop(self, stop: StopOnSignal, log: RunLog, progress: Progress) -> None:
+        config = self.config
+        if self.step == 0:
+            self.first_validation_loss = self.evaluate()
+            log.write(0, val_loss=self.validation_loss)
+            progress.line(0, f"validation {self.validation_loss:.4f}")
+        seconds, tokens = 0.0, 0
+        while self.step < config.max_steps and not stop.requested:
+            stats = self.train_step()
+            seconds += stats.seconds
+            tokens += self.tokens_per_step
+            progress.step(stats.loss, tokens / seconds)
+            evaluated = self._due(config.eval_every) or self.step == config.max_steps
+            if evaluated:
+                self.evaluate()
+            if evaluated or self._due(config.log_every):
+                self._tell(log, progress, stats, tokens / seconds, evaluated)
                 seconds, tokens = 0.0, 0
-                while self.step < config.max_steps and not stop.requested:
-                    stats = self.train_step()
-                    seconds += stats.seconds
-                    tokens += self.tokens_per_step
-                    progress.step(stats.loss, tokens / seconds)
-                    evaluated = self._due(config.eval_every) or self.step == config.max_steps
-                    if evaluated:
-                        self.evaluate()
-                    if evaluated or self._due(config.log_every):
-                        self._tell(log, progress, stats, tokens / seconds, evaluated)
-                        seconds, tokens = 0.0, 0
-                    if self._due(config.checkpoint_every):
-                        self.save()
-                if self.step > self.saved_step:
-                    self.save()
-            return self._finish(interrupted=stop.requested)
+            if self._due(config.checkpoint_every):
+                self.save()
 
     def describe(self) -> str:
         """What is going to happen, in three lines."""
@@ -228,8 +236,8 @@ class Trainer:
         return (
             f"tokens: {len(self.train_data):,} to train on, {len(self.validation_data):,} to "
             f"validate; a vocabulary of {len(self.tokenizer):,}\n"
-            f"model: {shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} wide, a context "
-            f"of {shape.n_positions}: {self.model.num_parameters():,} parameters\n"
+            f"model: n_layer {shape.n_layer}, n_head {shape.n_head}, n_embd {shape.n_embd}, context "
+            f"{shape.n_positions}: {self.model.num_parameters():,} parameters\n"
             f"run: step {self.step} to {config.max_steps}, {self.tokens_per_step:,} tokens each, "
             f"in {self.folder.path}"
         )
@@ -333,6 +341,10 @@ class Trainer:
                 self.folder.clear()
         self.folder.remove_unfinished()
         remove_leftovers(self.folder.path)
+
+    def _save_what_is_new(self) -> None:
+        if self.step > self.saved_step:
+            self.save()
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0

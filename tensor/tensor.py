@@ -449,6 +449,8 @@ class Tensor:
 
     def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
         """Values below low become low, above high become high; None leaves a side open."""
+        if low is None and high is None:
+            raise ValueError("clip: give a low limit, a high one, or both")
         x = self
         for limit in (low, high):
             if limit is not None and not isinstance(limit, NUMBERS):

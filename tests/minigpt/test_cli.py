@@ -57,8 +57,8 @@ class TestTrain:
         assert train() == 0
         out, err = capsys.readouterr()
         assert err == ""
-        assert "text: 1,070 characters of text.txt" in out
-        assert "1 layers, 2 heads, 16 wide, a context of 16: 3,904 parameters" in out
+        assert "text: 1,092 characters of text.txt" in out
+        assert "n_layer 1, n_head 2, n_embd 16, context 16: 3,856 parameters" in out
         lines = [line.split()[1] for line in out.splitlines() if line.startswith("step")]
         assert lines == ["0/6", "2/6", "3/6", "4/6", "6/6"]
         assert "before the first step" in out and "over the whole split" in out
@@ -77,9 +77,8 @@ class TestTrain:
         before = (run_folder / "model.safetensors").read_bytes()
         assert train("--out", "run") == 2
         assert one_line(capsys) == (
-            "minigpt: error: run holds checkpoints, model.safetensors, config.json, "
-            "tokenizer_config.json already: --resume goes on with that run, --overwrite replaces "
-            "them, --out names another folder"
+            "minigpt: error: run holds a run already, saved at step 6: --resume goes on with it, "
+            "--overwrite replaces what is there, --out names another folder"
         )
         assert (run_folder / "model.safetensors").read_bytes() == before
 
@@ -147,7 +146,7 @@ MISTAKES = [
     (["train", "--data", "binary"], "binary: a binary file"),
     (["train", "--data", "folder"], "folder: no text file in this folder"),
     (["train", "--data", "text.txt", "--tokenizer", "char", "--set", "block_size=500"],
-     "validation split: 107 tokens, and a context of 500 needs at least 501"),
+     "validation split: 110 tokens, and a context of 500 needs at least 501"),
     (["train", "--data", "text.txt", "--tokenizer", "bpe:many"], "expected bpe:SIZE"),
     (["train", "--data", "text.txt", "--tokenizer", "bpe:10"], "too small"),
     (["train", "--data", "text.txt", "--tokenizer", "nowhere"], "nowhere"),
@@ -200,16 +199,15 @@ DAMAGE = {
 @pytest.mark.parametrize(
     ("name", "content"), [(name, content) for name, all_ in DAMAGE.items() for content in all_]
 )
-@pytest.mark.parametrize("verb", [["generate", "1"], ["info"]])
-def test_damaged_model_folders(name, content, verb, run_folder, capsys):
-    if verb == ["info"] and name == "tokenizer_config.json":
-        pytest.skip("info reads no tokenizer")
+def test_damaged_model_folders(name, content, run_folder, capsys):
     (run_folder / name).unlink()
     if content is not None:
         (run_folder / name).write_bytes(content)
-    capsys.readouterr()
-    assert main([*verb, "--model", str(run_folder)]) == 2
-    one_line(capsys)
+    verbs = [["generate", "1"]] if name.startswith("tokenizer") else [["generate", "1"], ["info"]]
+    for verb in verbs:
+        capsys.readouterr()
+        assert main([*verb, "--model", str(run_folder)]) == 2
+        one_line(capsys)
 
 
 def test_a_model_for_another_tokenizer(run_folder, capsys):
@@ -283,7 +281,7 @@ class TestProcess:
 
     def wait_for_steps(self, process):
         for line in process.stdout:
-            if line.startswith("step 2/") or line.startswith("step       2/"):
+            if line.startswith("step") and line.split()[1].startswith("2/"):
                 return
         pytest.fail(f"no step: {process.stderr.read()}")
 

@@ -114,6 +114,13 @@ def test_a_cache_reads_as_pairs_and_is_made_from_them(model):
     assert np.array_equal(a, b)
 
 
+def test_a_cache_is_used_but_not_returned_without_use_cache(model):
+    cache = model(IDS[:, :4], use_cache=True).past_key_values
+    out = model(IDS[:, 4:], past_key_values=cache, use_cache=False)
+    assert out.past_key_values is None
+    np.testing.assert_allclose(out.logits.numpy(), model(IDS).logits.numpy()[:, 4:], atol=1e-5)
+
+
 def test_room_grows_by_doubling():
     """n appends of one token copy O(n) elements: the arrays move only O(log n) times."""
     cache = KVCache()
@@ -154,6 +161,7 @@ def test_gradients_reach_the_new_tokens_and_not_the_cached_ones(model):
     [
         (dict(), ValueError, "neither was given"),
         (dict(input_ids=IDS, inputs_embeds=np.zeros((2, 9, 16))), ValueError, "both were given"),
+        (dict(input_ids=IDS[:, :0]), ValueError, r"input_ids \(2, 0\)"),
         (dict(input_ids=IDS[0]), ValueError, r"input_ids \(9,\) must be \(B, T\)"),
         (dict(input_ids=IDS.astype(float)), TypeError, "input_ids must be integers, not float64"),
         (dict(input_ids=[[1, 2], [3]]), ValueError, r"rows of lengths \[2, 1\]; pad"),

@@ -318,3 +318,22 @@ def test_any_split_through_the_cache(config, padding, seed, lengths):
     assert_same("against transformers", logits, np.concatenate(wanted_pieces, axis=1), where)
     assert_same("cache", cache, wanted_cache, where)
     assert cache.get_seq_length() == wanted_cache.get_seq_length() == 12
+
+
+@pytest.mark.parametrize("as_pairs", [False, True], ids=["cache", "pairs"])
+def test_gradients_on_a_cache(as_pairs):
+    """What is cached counts as constant: in torch, too, where it was made without gradients."""
+    import torch
+
+    pair = make_pair({}, seed=21)
+    batch = draw_batch(pair.config, np.random.default_rng(22), B=2, T=10)
+    start, end = batch["input_ids"][:, :6], batch["input_ids"][:, 6:]
+    cache = pair.ours(start).past_key_values
+    if as_pairs:
+        cache = tuple((k.numpy(), v.numpy()) for k, v in cache)
+    with torch.no_grad():
+        reference_cache = run_theirs(pair.theirs, input_ids=start).past_key_values
+    out = pair.ours(end, past_key_values=cache, labels=end)
+    reference = run_theirs(pair.theirs, input_ids=end, past_key_values=reference_cache, labels=end)
+    assert_same_outputs(out, reference)
+    assert_same_gradients(pair, out.loss, reference.loss)

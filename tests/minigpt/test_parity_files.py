@@ -62,7 +62,7 @@ def assert_equal_models(ours, theirs) -> None:
     assert_same_outputs(out, reference)
     if isinstance(ours, GPT2LMHeadModel):
         difference = np.abs(out.logits.numpy() - reference.logits.detach().numpy()).max()
-        assert difference <= 1e-5
+        assert difference <= tolerances.OUTPUT_FLOAT32
 
 
 @every_config

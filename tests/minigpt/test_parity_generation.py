@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigpt import generation
+from minigpt.tolerances import OUTPUT_FLOAT32
 from tensor import random
 from tests.minigpt.parity_helpers import Pair, draw_batch, make_pair, reference_only, to_torch
 
@@ -47,8 +48,8 @@ def assert_greedy(pair: Pair, prompt: np.ndarray, mask: np.ndarray | None = None
         if different.size:
             first = different[0]
             candidates = scores[first - prompt.shape[1]][row]
-            lead = candidates[theirs[first]] - candidates[ours[first]]
-            assert lead <= 1e-5, f"row {row}, position {first}: {ours} for {theirs} ({lead:.2g})"
+            lead = abs(candidates[theirs[first]] - candidates[ours[first]])
+            assert lead <= OUTPUT_FLOAT32, f"row {row}, position {first}: {ours} for {theirs}"
             tied = True
     assert tied or ids.shape == wanted.shape, f"{ids.shape} for {wanted.shape}"
     return wanted
@@ -58,11 +59,12 @@ def prompts(pair: Pair, B: int = 3, T: int = 5, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, pair.config.vocab_size, (B, T))
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+# transformers upcasts to float32, whatever the model's dtype: in float64 that loses digits.
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [(name, "float32") for name in CONFIGS] + [(n, "float64") for n in CONFIGS if n != "upcast"],
+)
 def test_greedy(config, dtype):
-    if dtype == "float64" and config == "upcast":
-        pytest.skip("transformers upcasts to float32, which in float64 loses digits")
     pair = make_pair(CONFIGS[config], seed=1, dtype=dtype)
     assert_greedy(pair, prompts(pair), max_new_tokens=15, eos_token_id=None)
 
@@ -256,9 +258,9 @@ SAMPLING = {
 
 @pytest.mark.parametrize("name", SAMPLING)
 def test_samples_follow_transformers_distribution(name):
-    """The first new token of 3000 equal prompts, against transformers' processed scores."""
+    """The first new token of 20,000 equal prompts, against transformers' processed scores."""
     pair = make_pair({"vocab_size": 90}, seed=10)
-    prompt, rows = prompts(pair, B=1), 3000
+    prompt, rows = prompts(pair, B=1), 20_000
     options = SAMPLING[name] | {"do_sample": True, "max_new_tokens": 1, "eos_token_id": None}
     _, scores = their_ids(pair, prompt, **options)
     probabilities = np.exp(scores[0][0].astype(np.float64))
@@ -271,7 +273,7 @@ def test_samples_follow_transformers_distribution(name):
 def test_later_tokens_are_independent_draws():
     """The second token, given the first: the random bits of one step must not serve the next."""
     pair = make_pair({"vocab_size": 12}, seed=12)
-    prompt, rows = prompts(pair, B=1), 4000
+    prompt, rows = prompts(pair, B=1), 20_000
     options = {"do_sample": True, "top_k": 0, "eos_token_id": None}
     ids = pair.ours.generate(np.repeat(prompt, rows, axis=0), seed=13, max_new_tokens=2, **options)
     first = np.bincount(ids[:, -2]).argmax()

@@ -167,7 +167,7 @@ def _reduction(
     plain: Callable[..., Any],
     over: Sequence[Any],
 ) -> list[Op]:
-    """A row for each choice of axes. The functions take (x, axis, keepdims), the twin also torch."""
+    """A row for each choice of axes. Functions take (x, axis, keepdims), the twin also torch."""
     return [
         Op(
             f"{name}_{axis}{'_keepdims' if keepdims else ''}",

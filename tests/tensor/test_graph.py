@@ -1,19 +1,12 @@
-"""The walk back through the graph: what is added to what, what is freed when, and what is refused."""
+"""The walk back through the graph: what is added to what, what is freed when, what is refused."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 import threading
-import tracemalloc
-import weakref
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tensor import Tensor, apply, attention, cat, gradcheck, is_grad_enabled, no_grad
 from tensor.ops.function import Function
@@ -77,7 +70,7 @@ def test_gradients_accumulate_over_calls_until_cleared() -> None:
         lambda a, b: cat([a, b]) + cat([b, a]),
         lambda a, b: cat([a.reshape(-1), b.reshape(-1)]),
         lambda a, b: a[:] + b[:, :],
-        lambda a, b: a.clip() + b.clip(),
+        lambda a, b: a.clip(-99) + b.clip(high=99),
         lambda a, b: a.sum(()) + b.sum(()),
         lambda a, b: a.pad([(0, 0), (0, 0)]) + b.squeeze(),
         lambda a, b: (a + b).retain_grad(),
@@ -392,174 +385,3 @@ def test_inputs_that_need_no_gradient_are_skipped() -> None:
     apply(Product, constant * 1, x).backward()
     assert asked == [(True, False), (False, True)]
     assert grad(x) == [6] and constant.grad is None
-
-
-# --- memory
-
-
-class Saver(Function):
-    """The identity, which saves an array and tells in backward whether another's is still there."""
-
-    others: list[weakref.ref]
-    seen: list[list[bool]]
-
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        self.saved = np.zeros(1000)
-        Saver.others.append(weakref.ref(self.saved))
-        return x * 1
-
-    def backward(self, dy: np.ndarray) -> np.ndarray:
-        Saver.seen.append([other() is not None for other in Saver.others])
-        return dy * 1
-
-
-def test_saved_arrays_are_freed_as_soon_as_they_were_used() -> None:
-    Saver.others, Saver.seen = [], []
-    x = leaf([1.0])
-    y = apply(Saver, apply(Saver, apply(Saver, x)))
-    y.backward()
-    assert Saver.seen == [[True, True, True], [True, True, False], [True, False, False]]
-    assert all(other() is None for other in Saver.others)  # though y is still here
-    Saver.others, Saver.seen = [], []
-    y = apply(Saver, x)
-    y.backward(retain_graph=True)
-    assert Saver.others[0]() is not None
-    del y
-    assert Saver.others[0]() is None  # by reference count: no cycle keeps a graph alive
-
-
-def test_backward_needs_little_memory_beyond_the_forward_pass() -> None:
-    """Gradients are dropped as they are used: a long chain has a few of them at a time."""
-    size = 1 << 17  # 1 MiB of float64
-    x = leaf(np.ones(size))
-    tracemalloc.start()
-    try:
-        y = x
-        for _ in range(30):
-            y = y.tanh()
-        loss = y.sum()
-        del y
-        forward, _ = tracemalloc.get_traced_memory()
-        assert forward > 29 * 8 * size  # each tanh keeps its result
-        tracemalloc.reset_peak()
-        loss.backward()
-        after, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak - forward < 8 * 8 * size
-    assert after < 3 * 8 * size  # what is left is the gradient of x
-
-
-def run_alone(code: str) -> str:
-    """In a process of its own: a stack overflow would take the test run with it."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, f"exit {done.returncode}\n{done.stderr[-2000:]}"
-    return done.stdout
-
-
-def test_a_graph_100_000_operations_deep() -> None:
-    output = run_alone("""
-        from tensor import Tensor
-        x = Tensor([1.0], requires_grad=True)
-        y = x
-        for _ in range(100_000):
-            y = y + x
-        y.backward()
-        print(x.grad.item())
-    """)
-    assert float(output) == 100_001
-
-
-@pytest.mark.parametrize("step", ["y * 0.999", "y.split([1, 1])[0].expand(2)", "y[:].reshape(2)"])
-def test_dropping_a_deep_graph_that_was_never_walked(step: str) -> None:
-    run_alone(f"""
-        import gc
-        from tensor import Tensor
-        x = Tensor([1.0, 2.0], requires_grad=True)
-        y = x
-        for _ in range(100_000 // {step.count("(") + 1}):
-            y = {step}
-        del y
-        gc.collect()
-    """)
-
-
-# --- random expressions against differences
-
-UNARY: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": lambda a: a.tanh(),
-    "sigmoid": lambda a: a.sigmoid(),
-    "gelu": lambda a: a.gelu("tanh"),
-    "exp": lambda a: (a * 0.3).tanh().exp(),
-    "square": lambda a: a.tanh() ** 2,
-    "sum": lambda a: a.sum(-1, keepdims=True) * 0.3 if a.ndim else a,
-    "mean": lambda a: a.mean(0) if a.ndim else a,
-    "turn": lambda a: a.permute(*reversed(range(a.ndim))),
-    "flat": lambda a: a.reshape(-1)[:9],
-    "rows": lambda a: a[[0, 0, -1]] if a.ndim and a.shape[0] else a,
-    "back": lambda a: a[::-1] if a.ndim else a,
-    "part": lambda a: a.split(1, -1)[0] if a.ndim else a,
-    "softmax": lambda a: a.softmax() if a.ndim else a,
-    "logsumexp": lambda a: a.logsumexp(-1) if a.ndim else a,
-    "double": lambda a: cat([a, a * 0.5], -1)[..., :4] if a.ndim else a,
-    "grow": lambda a: a.unsqueeze(0).expand(2, *a.shape)[1],
-    "constant": lambda a: a.detach() * 0.1 + a * 0.9,
-}
-BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "add": lambda a, b: a + b,
-    "subtract": lambda a, b: a - b,
-    "multiply": lambda a, b: a.tanh() * b,
-    "divide": lambda a, b: a / (b * b + 1),
-    "outer": lambda a, b: (a.reshape(-1, 1)[:3] @ b.reshape(1, -1)[:, :3]).tanh(),
-}
-
-
-def evaluate(steps: list[tuple[str, int, int]], leaves: tuple[Tensor, ...]) -> Tensor:
-    """Run a program: each step takes one or two earlier values and adds one."""
-    values = list(leaves)
-    for name, i, j in steps:
-        a, b = values[i % len(values)], values[j % len(values)]
-        if name in UNARY:
-            values.append(UNARY[name](a))
-            continue
-        try:
-            np.broadcast_shapes(a.shape, b.shape)
-        except ValueError:
-            b = b.mean()
-        values.append(BINARY[name](a, b))
-    return cat([value.reshape(-1) for value in values[-3:]])
-
-
-STEP = st.tuples(st.sampled_from(sorted([*UNARY, *BINARY])), st.integers(0, 99), st.integers(0, 99))
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(STEP, min_size=1, max_size=12), st.integers(0, 3))
-def test_random_expressions_have_the_gradient_of_differences(
-    steps: list[tuple[str, int, int]], seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    leaves = [leaf(rng.standard_normal(shape)) for shape in [(2, 3), (3,), (2, 1), ()]]
-    steps = [("add", 0, 1), ("multiply", 2, 3), *steps]  # every leaf takes part
-    # "constant" hides a part of the slope from backward on purpose, but not from differences.
-    steps = [("tanh" if name == "constant" else name, i, j) for name, i, j in steps]
-    gradcheck(lambda *xs: evaluate(steps, xs), *leaves, directions=1)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(STEP, min_size=1, max_size=12))
-def test_walking_twice_doubles_every_gradient(steps: list[tuple[str, int, int]]) -> None:
-    rng = np.random.default_rng(0)
-    leaves = [leaf(rng.standard_normal(shape)) for shape in [(2, 3), (3,), (2, 1), ()]]
-    y = evaluate([("add", 0, 1), ("multiply", 2, 3), *steps], tuple(leaves)).sum()
-    if not y.requires_grad:
-        return
-    y.backward(retain_graph=True)
-    once = [None if x.grad is None else x.grad.numpy() for x in leaves]
-    y.backward()
-    for x, g in zip(leaves, once, strict=True):
-        assert (x.grad is None) == (g is None)
-        if x.grad is not None and g is not None:
-            np.testing.assert_allclose(x.grad.numpy(), 2 * g, rtol=1e-12)

@@ -1,4 +1,4 @@
-"""Modules: names, ties, loading with a list of what is wrong, modes, and what each layer computes."""
+"""Modules: names, ties, loading with a list of what is wrong, modes, what each layer computes."""
 
 from __future__ import annotations
 

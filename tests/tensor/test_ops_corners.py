@@ -1,5 +1,5 @@
-"""Operations where a definition decides rather than arithmetic: ties, infinities, integers, indices,
-dropout, and numbers that a careless formula would lose."""
+"""Operations where a definition decides rather than arithmetic: ties, infinities, integers,
+indices, dropout, and numbers that a careless formula would lose."""
 
 from __future__ import annotations
 
@@ -350,7 +350,7 @@ def test_dropout_is_off_in_evaluation_and_at_its_ends() -> None:
 def test_attention_dropout_is_one_mask_whatever_the_tiles(
     sizes: tuple[int, ...], causal: bool
 ) -> None:
-    """The mask over (B, H, T, S) is that of `dropout` on the weights: the same seed, draw and index."""
+    """The mask over (B, H, T, S) is that of `dropout` on the weights: same seed, draw, index."""
     B, H, T, S, D = sizes
     rng = np.random.default_rng(0)
     q, k, v = (leaf(rng.standard_normal((B, H, n, D))) for n in (T, S, S))
