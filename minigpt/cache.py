@@ -78,8 +78,7 @@ class KVCache:
         if (b, h, d) != (k.shape[0], k.shape[1], k.shape[3]):
             raise ValueError(
                 f"past_key_values: layer {layer} holds {(b, h, cached.length, d)}, the new keys "
-                "are "
-                f"{k.shape}: batch, heads and head size must agree (B, H, S, D)"
+                f"are {k.shape}: batch, heads and head size must agree (B, H, S, D)"
             )
         before = cached.valid()
         cached.append(k, v)

@@ -229,8 +229,7 @@ def _final_length(
     if stop > limit:
         raise ValueError(
             f"a prompt of {prompt} tokens and {stop - prompt} new ones make {stop}, but the "
-            "context "
-            f"(n_positions) is {limit}: shorten the prompt or ask for at most "
+            f"context (n_positions) is {limit}: shorten the prompt or ask for at most "
             f"{max(0, limit - prompt)} new tokens"
         )
     return stop

@@ -178,7 +178,7 @@ class GPT2Model(PreTrainedModel):
         ids = self.integers("input_ids", input_ids)
         if ids.ndim != 2 or ids.size == 0:
             raise ValueError(
-                f"input_ids {ids.shape} must be (B, T): a batch of sequences of token ids, not empty"
+                f"input_ids {ids.shape} must be (B, T): a batch of sequences of ids, not empty"
             )
         return self.wte(ids)
 
@@ -204,8 +204,7 @@ class GPT2Model(PreTrainedModel):
         if past + T > limit:
             raise IndexError(
                 f"{T} tokens after {past} cached ones need {past + T} positions, but n_positions "
-                "is "
-                f"{limit}: shorten the text, or train a model with a longer context"
+                f"is {limit}: shorten the text, or train a model with a longer context"
             )
         return self.integers("position_ids", np.arange(past, past + T)[None])  # (1, T)
 
@@ -221,8 +220,7 @@ class GPT2Model(PreTrainedModel):
         if mask.shape != (B, S):
             raise ValueError(
                 f"attention_mask {mask.shape} must be (B, S) = {(B, S)}: one entry for each cached "
-                "and each "
-                "new position"
+                "and each new position"
             )
         if mask.all():
             return None

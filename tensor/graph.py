@@ -63,8 +63,8 @@ def _count_uses(root: Function) -> dict[Function, int]:
         if function.freed:
             raise RuntimeError(
                 "backward: this graph, or a part of it, was already walked and its saved arrays "
-                "were freed. "
-                "Compute the result again, or call the first backward with retain_graph=True"
+                "were freed. Compute the result again, or call the first backward with "
+                "retain_graph=True"
             )
         for edge in function.edges:
             if edge is None or not isinstance(edge[0], Function):
