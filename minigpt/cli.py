@@ -7,6 +7,7 @@ Exit codes: 0, 2 for a user's error with one line on stderr, 130 when a signal s
 import argparse
 import math
 import os
+import secrets
 import shlex
 import sys
 import warnings
@@ -15,10 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
-from minigpt.files import read_json
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.presets import PRESETS, TrainConfig, parse_settings
-from minigpt.run_folder import RunFolder
+from minigpt.run_folder import RunFolder, read_state
 from minigpt.run_setup import require_same_shape
 from minigpt.sampling import generate_beyond_context
 from minigpt.tokenizer import load_tokenizer
@@ -120,7 +120,7 @@ def _require_preset_matches(preset: str, changes: dict[str, object], folder: Run
     """A resumed run keeps its own settings: a preset must not promise it another shape."""
     checkpoint = folder.newest_good_checkpoint(lambda text: None)
     if checkpoint is not None:
-        saved = TrainConfig.from_dict(read_json(checkpoint / "trainer_state.json")["config"])
+        saved = TrainConfig.from_dict(read_state(checkpoint)["config"])
         require_same_shape(saved, PRESETS[preset].replace(**changes))
 
 
@@ -155,7 +155,7 @@ def generate(arguments: argparse.Namespace) -> int:
             f"{arguments.model}: the tokenizer's id {max(prompt)} is outside the model's "
             f"vocabulary of {model.config.vocab_size}: the two don't belong together"
         )
-    decoder = tokenizer.stream_decoder()
+    decoder = tokenizer.stream_decoder(skip_special_tokens=True)
 
     def show(token: int) -> None:
         sys.stdout.write(decoder.put(token))
@@ -172,7 +172,7 @@ def generate(arguments: argparse.Namespace) -> int:
         temperature=arguments.temperature,
         top_k=arguments.top_k,
         top_p=arguments.top_p,
-        seed=arguments.seed,
+        seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
     )
     sys.stdout.write(decoder.end() + "\n")
     return 0
@@ -251,7 +251,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, default=50, metavar="N", help="50; 0 is off")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="X", help="1.0, which is off")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the sampling")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="the same text again; another each time unless given"
+    )
     parser.add_argument("--device", default="cpu", help="cpu")
     parser.add_argument("--quiet", action="store_true", help="print the new text only")
 

@@ -121,7 +121,7 @@ def plot_run(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, handlelength=3)
     if title:
         axes.set_title(title, loc="left", fontsize=10)
     with atomic_write(picture, "wb") as file:

@@ -27,12 +27,12 @@ class TrainConfig:
     data: str | None = None  # a file, a folder, or None for the prose that Python carries
     tokenizer: str = "bpe:512"  # "char", "bpe:VOCABULARY SIZE", or a folder with a tokenizer
     # Optimisation.
-    max_steps: int = 600
+    max_steps: int = 500
     batch_size: int = 12
     grad_accumulation: int = 1
     lr: float = 1e-3
     min_lr: float = 1e-4
-    warmup_steps: int = 60
+    warmup_steps: int = 50
     schedule: str = "cosine"
     beta1: float = 0.9
     beta2: float = 0.99
@@ -42,7 +42,7 @@ class TrainConfig:
     log_every: int = 10
     eval_every: int = 100
     eval_batches: int = 20
-    checkpoint_every: int = 300
+    checkpoint_every: int = 250
     keep_checkpoints: int = 2
     sample_tokens: int = 200
     # Where, and from which random numbers.

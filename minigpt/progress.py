@@ -1,6 +1,7 @@
 """What a run shows while it works, and how it is asked to stop."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -33,7 +34,11 @@ class Progress:
         self._first_step, self._started = step, time.monotonic()
         self._bar: tqdm | None = None
         if report is not None and sys.stderr.isatty():
-            self._bar = tqdm(total=max_steps, initial=step, unit="step", dynamic_ncols=True)
+            # tqdm shows nothing on a terminal that gives its size as 0 x 0; this gives 80 x 24.
+            size = shutil.get_terminal_size()
+            self._bar = tqdm(
+                total=max_steps, initial=step, unit="step", ncols=size.columns, nrows=size.lines
+            )
 
     def step(self, loss: float, tokens_per_second: float) -> None:
         """Count one step."""
@@ -42,16 +47,15 @@ class Progress:
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update()
 
-    def line(self, step: int, text: str) -> None:
-        """Tell the figures of a step: where there is a bar, it has them already."""
-        if self._bar is None:
-            self.message(f"step {step:>{len(str(self.max_steps))}}/{self.max_steps}  {text}")
-
-    def message(self, text: str) -> None:
-        """Tell something that both kinds of display should keep."""
+    def line(self, step: int, text: str, keep: bool = False) -> None:
+        """Tell the figures of a step. Where there is a bar, which shows them, too, only those to
+        ``keep`` get a line of their own.
+        """
         if self._bar is not None:
+            if not keep:
+                return
             self._bar.clear()
-        tell(self.report, text)
+        tell(self.report, f"step {step:>{len(str(self.max_steps))}}/{self.max_steps}  {text}")
         if self._bar is not None:
             self._bar.refresh()
 

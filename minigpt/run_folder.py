@@ -23,11 +23,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from minigpt.files import atomic_write
+from minigpt.files import atomic_write, read_json
 
 SUMS = "SHA256SUMS"
+STATE_KEYS = (
+    "step", "config", "data", "random_state", "first_validation_loss", "validation_loss",
+)  # fmt: skip
 COLUMNS = ("step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_s")
 
 # What a run writes at the top of its folder beside the log and its picture: see save_pretrained of
@@ -158,6 +161,15 @@ def verify_checkpoint(checkpoint: Path) -> None:
     for required in ("model.safetensors", "optimizer.safetensors", "trainer_state.json"):
         if required not in names:
             raise DamagedCheckpointError(f"{checkpoint}: {SUMS} has no line for {required}")
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What ``trainer_state.json`` holds; ValueError if it is not that of a checkpoint."""
+    state = read_json(checkpoint / "trainer_state.json")
+    for key in STATE_KEYS:
+        if key not in state:
+            raise ValueError(f"{checkpoint}: trainer_state.json has no {key!r}: another version's?")
+    return state
 
 
 def _write_sums(folder: Path) -> None:

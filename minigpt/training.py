@@ -15,12 +15,12 @@ from minigpt.char_tokenizer import CharTokenizer
 from minigpt.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from minigpt.data import TokenData, load_text
 from minigpt.evaluation import next_token_loss, sampled_loss, split_loss
-from minigpt.files import FolderLock, atomic_write, read_json, remove_leftovers
+from minigpt.files import FolderLock, atomic_write, remove_leftovers
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.plots import plot_run
 from minigpt.presets import TrainConfig
 from minigpt.progress import Progress, Report, StopOnSignal, tell
-from minigpt.run_folder import RunFolder, RunLog
+from minigpt.run_folder import RunFolder, RunLog, read_state
 from minigpt.run_setup import (
     make_tokenizer,
     model_config,
@@ -159,7 +159,7 @@ class Trainer:
         checkpoint = RunFolder(out).newest_good_checkpoint(lambda text: tell(report, text))
         if checkpoint is None:
             raise FileNotFoundError(f"{out}: no checkpoint to go on from")
-        state = read_json(checkpoint / "trainer_state.json")
+        state = read_state(checkpoint)
         config = resumed_config(TrainConfig.from_dict(state["config"]), changes or {})
         tokenizer = load_tokenizer(checkpoint)
         train_data, validation_data = tokenize(load_text(config.data), tokenizer)
@@ -214,7 +214,7 @@ class Trainer:
         if self.step == 0:
             self.first_validation_loss = self.evaluate()
             log.write(0, val_loss=self.validation_loss)
-            progress.line(0, f"validation {self.validation_loss:.4f}")
+            progress.line(0, f"validation {self.validation_loss:.4f}", keep=True)
         seconds, tokens = 0.0, 0
         while self.step < config.max_steps and not stop.requested:
             stats = self.train_step()
@@ -236,8 +236,8 @@ class Trainer:
         return (
             f"tokens: {len(self.train_data):,} to train on, {len(self.validation_data):,} to "
             f"validate; a vocabulary of {len(self.tokenizer):,}\n"
-            f"model: n_layer {shape.n_layer}, n_head {shape.n_head}, n_embd {shape.n_embd}, context "
-            f"{shape.n_positions}: {self.model.num_parameters():,} parameters\n"
+            f"model: n_layer {shape.n_layer}, n_head {shape.n_head}, n_embd {shape.n_embd}, "
+            f"context {shape.n_positions}: {self.model.num_parameters():,} parameters\n"
             f"run: step {self.step} to {config.max_steps}, {self.tokens_per_step:,} tokens each, "
             f"in {self.folder.path}"
         )
@@ -364,7 +364,9 @@ class Trainer:
             f"loss {stats.loss:.4f}  lr {stats.lr:.2e}  norm {stats.grad_norm:.2f}  "
             f"{speed:,.0f} tokens/s  {progress.time_left(self.step)} left"
         )
-        progress.line(self.step, text + (f"  validation {self.validation_loss:.4f}" * evaluated))
+        if evaluated:
+            text += f"  validation {self.validation_loss:.4f}"
+        progress.line(self.step, text, keep=evaluated)
 
     def _finish(self, interrupted: bool) -> TrainResult:
         losses = (self.first_validation_loss, self.validation_loss)

@@ -18,7 +18,8 @@ class Function:
 
     Contract of backward: a gradient may have the shape that broadcasting gave to an input (the walk
     sums it back); it may be None where `needs_grad` says that nobody wants it, or where it is zero;
-    it may be the output's gradient itself or a view of it; it is never an array that forward saved.
+    it may be the output's gradient itself or a view of it; it is never an array that forward saved,
+    nor a view of the gradient of another input, because leaves keep what they get and add to it.
     The gradient of an output that took no part in the result is None; a Function with a single
     output never sees that.
 

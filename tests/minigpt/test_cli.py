@@ -42,13 +42,12 @@ def train(*arguments):
     return main(["train", "--data", "text.txt", *SMALL, *arguments])
 
 
-def command(*arguments, **options):
+def command(*arguments, stderr=subprocess.PIPE):
     """The same in a process of its own; always a new session, so that signals reach it alone."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.Popen(
         [sys.executable, "-m", "minigpt", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        start_new_session=True, **options,
+        stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment, start_new_session=True,
     )  # fmt: skip
 
 
@@ -274,6 +273,14 @@ def test_help_and_version(arguments, capsys):
     assert "minigpt" in capsys.readouterr().out
 
 
+def read_terminal(descriptor):
+    """What is there; nothing at the end, which Linux reports as an error."""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
+
+
 class TestProcess:
     """What only a process of its own can show."""
 
@@ -313,6 +320,23 @@ class TestProcess:
         assert process.wait(timeout=60) == 0
         assert process.stderr.read() == ""
         assert RunFolder("run").checkpoints()
+
+    @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+    def test_a_terminal_shows_a_bar_and_keeps_the_evaluations(self):
+        import pty
+
+        ours, terminal = pty.openpty()
+        process = command("train", "--data", "text.txt", *SMALL, stderr=terminal)
+        os.close(terminal)
+        shown = b""
+        while chunk := read_terminal(ours):
+            shown += chunk
+        out, _ = process.communicate()
+        os.close(ours)
+        assert process.returncode == 0
+        assert "6/6" in shown.decode() and "tokens/s]" in shown.decode()
+        lines = [line.split()[1] for line in out.splitlines() if line.startswith("step")]
+        assert lines == ["0/6", "3/6", "6/6"]
 
     def test_text_that_the_terminal_can_not_show(self):
         Path("text.txt").write_text("Ünïcödé – “text” 日本\n" * 60, encoding="utf-8")

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import random as python_random
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,20 +14,16 @@ import numpy as np
 import pytest
 
 from minigpt.data import TokenData
-from minigpt.evaluation import next_token_loss, sampled_loss, split_loss
 from minigpt.files import FolderInUseError, FolderLock
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.plots import plot_run
-from minigpt.presets import PRESETS, TrainConfig, parse_settings
+from minigpt.presets import TrainConfig
 from minigpt.run_folder import (
     COLUMNS,
-    DamagedCheckpointError,
     RunFolder,
-    RunLog,
     checkpoint_step,
     verify_checkpoint,
 )
-from minigpt.sampling import generate_beyond_context
 from minigpt.training import Trainer
 
 TEXT = "".join(f"{n} and {n + 1} make {2 * n + 1}.\n" for n in range(120))
@@ -76,273 +71,6 @@ def signal_after(trainer, step, number=signal.SIGINT):
 
     trainer.train_step = step_with_signal
     return trainer
-
-
-class TestSettings:
-    def test_values_take_the_type_of_their_field(self):
-        assert parse_settings(["max_steps=20", "lr=3e-4", "schedule=linear", "data=a=b"]) == {
-            "max_steps": 20, "lr": 3e-4, "schedule": "linear", "data": "a=b",
-        }  # fmt: skip
-
-    @pytest.mark.parametrize(
-        ("assignment", "complaint"),
-        [
-            ("max_step=20", r"unknown setting 'max_step': did you mean max_steps\b.*n_layer"),
-            ("qqq=1", "unknown setting 'qqq': All settings: n_layer, n_head"),
-            ("max_steps", "--set max_steps: expected KEY=VALUE"),
-            ("max_steps=many", "'many' should be a whole number"),
-            ("max_steps=1e3", "'1e3' should be a whole number"),
-            ("lr=fast", "'fast' should be a number"),
-        ],
-    )
-    def test_bad_assignments(self, assignment, complaint):
-        with pytest.raises(ValueError, match=complaint):
-            parse_settings([assignment])
-
-    def test_of_the_same_key_twice_the_last_counts(self):
-        assert parse_settings(["lr=1", "max_steps=3", "lr=2"]) == {"max_steps": 3, "lr": 2.0}
-
-    @pytest.mark.parametrize(
-        ("changes", "complaint"),
-        [
-            ({"max_steps": 0}, "max_steps=0 should be at least 1"),
-            ({"block_size": 1}, "block_size=1 should be at least 2"),
-            ({"lr": 0.0, "min_lr": 0.0}, "lr=0 learns nothing"),
-            ({"lr": -1.0}, "lr=-1.0 should be at least 0"),
-            ({"lr": math.nan}, "lr=nan should be a finite number"),
-            ({"lr": math.inf}, "lr=inf should be a finite number"),
-            ({"dropout": 1.0}, "dropout=1.0 should be below 1"),
-            ({"weight_decay": -0.1}, "weight_decay=-0.1 should be at least 0"),
-            ({"seed": -1}, "seed=-1 should be at least 0"),
-            ({"seed": 2**63}, "seed=9223372036854775808 should be below"),
-            ({"n_embd": 130}, "n_embd=130 can't be divided among n_head=4"),
-            ({"lr": 1e-5}, "min_lr=0.0001 is above lr=1e-05"),
-            ({"schedule": "step"}, "schedule='step' is none of cosine, linear, constant"),
-            ({"max_steps": 10.0}, "max_steps=10.0 should be a whole number"),
-            ({"max_steps": True}, "max_steps=True should be a whole number"),
-            ({"lr": "1e-3"}, "lr='1e-3' should be a number"),
-            ({"data": 3}, "data=3 should be text"),
-        ],
-    )
-    def test_values_that_make_no_sense(self, changes, complaint):
-        with pytest.raises(ValueError, match=complaint):
-            TrainConfig().replace(**changes)
-
-    def test_round_trip_through_json(self):
-        for preset in PRESETS.values():
-            assert TrainConfig.from_dict(json.loads(json.dumps(preset.to_dict()))) == preset
-
-    def test_nano_cpu_is_what_nanogpt_prints(self):
-        # README of karpathy/nanoGPT, "I only have a macbook"; learning rates and the rest from
-        # config/train_shakespeare_char.py.
-        published = {
-            "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "dropout": 0.0,
-            "batch_size": 12, "max_steps": 2000, "lr": 1e-3, "min_lr": 1e-4, "warmup_steps": 100,
-            "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1, "grad_clip": 1.0,
-            "schedule": "cosine", "tokenizer": "char", "grad_accumulation": 1, "eval_batches": 20,
-        }  # fmt: skip
-        assert published.items() <= PRESETS["nano-cpu"].to_dict().items()
-
-
-def fill(folder, step, keep=2):
-    with folder.new_checkpoint(step, keep) as path:
-        for name in ("model.safetensors", "optimizer.safetensors", "trainer_state.json"):
-            (path / name).write_text(f"{name} of {step}")
-
-
-class TestRunFolder:
-    @pytest.fixture
-    def folder(self, tmp_path):
-        folder = RunFolder(tmp_path / "run")
-        for step in (100, 20, 1_000_000):
-            fill(folder, step, keep=5)
-        return folder
-
-    def test_checkpoints_are_ordered_by_step(self, folder):
-        assert [checkpoint_step(p) for p in folder.checkpoints()] == [20, 100, 1_000_000]
-        assert folder.newest_good_checkpoint(pytest.fail).name == "step-1000000"
-
-    def test_only_the_newest_are_kept(self, folder):
-        fill(folder, 1_000_001, keep=2)
-        assert [checkpoint_step(p) for p in folder.checkpoints()] == [1_000_000, 1_000_001]
-
-    def test_the_sums_are_those_of_sha256sum(self, folder):
-        if shutil.which("sha256sum") is None:
-            pytest.skip("this system has no sha256sum")
-        for checkpoint in folder.checkpoints():
-            subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=checkpoint, check=True)
-
-    @pytest.mark.parametrize(
-        "name",
-        ["model.safetensors", "optimizer.safetensors", "trainer_state.json", "SHA256SUMS"],
-    )
-    @pytest.mark.parametrize("how", ["flip a bit", "cut", "empty", "delete"])
-    def test_every_damage_is_seen(self, folder, name, how):
-        newest = folder.checkpoints()[-1]
-        path = newest / name
-        data = path.read_bytes()
-        if how == "delete":
-            path.unlink()
-        elif how == "flip a bit":
-            path.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
-        else:
-            path.write_bytes(data[:-1] if how == "cut" and name != "SHA256SUMS" else b"")
-        with pytest.raises(DamagedCheckpointError, match="step-1000000"):
-            verify_checkpoint(newest)
-        told = []
-        assert folder.newest_good_checkpoint(told.append).name == "step-000100"
-        assert len(told) == 1 and told[0].startswith("passing over a damaged checkpoint: ")
-
-    def test_sums_may_not_lead_outside(self, folder):
-        newest = folder.checkpoints()[-1]
-        sums = newest / "SHA256SUMS"
-        sums.write_text(sums.read_text() + "0" * 64 + "  ../../secret\n")
-        with pytest.raises(DamagedCheckpointError, match="garbled"):
-            verify_checkpoint(newest)
-
-    def test_all_damaged_is_an_error_and_none_is_none(self, folder, tmp_path):
-        for checkpoint in folder.checkpoints():
-            (checkpoint / "model.safetensors").write_text("")
-        with pytest.raises(ValueError, match="all of its 3 checkpoints are damaged"):
-            folder.newest_good_checkpoint(lambda text: None)
-        assert RunFolder(tmp_path / "other").newest_good_checkpoint(pytest.fail) is None
-
-    def test_a_failed_write_leaves_the_old_ones(self, folder):
-        before = sorted(folder.path.rglob("*"))
-        with pytest.raises(OSError, match="disk full"), folder.new_checkpoint(7, 1) as path:
-            (path / "model.safetensors").write_text("half")
-            raise OSError("disk full")
-        assert sorted(folder.path.rglob("*")) == before
-
-    def test_what_a_killed_run_left_is_removed(self, folder):
-        leftover = folder.checkpoints_path / ".unfinished-step-000200"
-        leftover.mkdir()
-        (leftover / "model.safetensors").write_text("half")
-        assert len(folder.checkpoints()) == 3
-        fill(folder, 200, keep=9)
-        assert not leftover.exists()
-        verify_checkpoint(folder.checkpoints_path / "step-000200")
-
-    def test_a_damaged_one_of_the_same_step_is_replaced(self, folder):
-        path = folder.checkpoints_path / "step-000100"
-        (path / "model.safetensors").write_text("")
-        fill(folder, 100, keep=9)
-        verify_checkpoint(path)
-
-    def test_clear_deletes_only_what_a_run_writes(self, folder):
-        for name in ("log.csv", "model.safetensors", "notes.txt"):
-            (folder.path / name).write_text("")
-        assert folder.in_the_way() == ["checkpoints", "model.safetensors", "log.csv"]
-        folder.clear()
-        assert [p.name for p in sorted(folder.path.iterdir())] == ["checkpoints", "notes.txt"]
-        assert folder.in_the_way() == []
-
-
-class TestRunLog:
-    def test_rows_past_the_resumed_step_and_cut_rows_are_dropped(self, tmp_path):
-        path = tmp_path / "log.csv"
-        with RunLog(path, 0) as log:
-            log.write(0, val_loss=6.25)
-            for step in (10, 20, 30):
-                log.write(step, train_loss=1 / step, lr=1e-3)
-        with open(path, "a") as file:
-            file.write("40,0.1")
-        with RunLog(path, 20) as log:
-            log.write(20, train_loss=9.0)  # told already
-            log.write(25, train_loss=2.0)
-        assert path.read_text().splitlines() == [
-            "step,train_loss,val_loss,lr,grad_norm,tokens_per_s",
-            "0,,6.25,,,",
-            "10,0.1,,0.001,,",
-            "20,0.05,,0.001,,",
-            "25,2,,,,",
-        ]
-
-    @pytest.mark.parametrize("content", [b"", b"nonsense\n", b"\xff\x00\n1,2\n"])
-    def test_a_damaged_log_begins_again(self, tmp_path, content):
-        path = tmp_path / "log.csv"
-        path.write_bytes(content)
-        RunLog(path, 50).__exit__()
-        assert path.read_text() == "step,train_loss,val_loss,lr,grad_norm,tokens_per_s\n"
-
-
-class TestEvaluation:
-    @pytest.fixture
-    def model(self, config, tmp_path):
-        model = start(config, tmp_path / "run").model
-        for parameter in model.parameters():  # far from uniform predictions
-            parameter.copy_(parameter.numpy() * 5)
-        return model
-
-    def slow_loss(self, model, inputs, targets):
-        """Token by token, from the logits, in float64."""
-        model.eval()
-        logits = model(inputs).logits.numpy().astype(np.float64)
-        model.train()
-        losses = [
-            np.log(np.exp(row).sum()) - row[target]
-            for row, target in zip(logits.reshape(-1, logits.shape[-1]), targets.ravel())
-        ]
-        return float(np.mean(losses))
-
-    def test_the_loss_over_a_split_counts_every_token_once(self, model):
-        ids = np.random.default_rng(0).integers(0, 10, 75)
-        data = TokenData(ids, 10)
-        rows = [(ids[i : i + 16], ids[i + 1 : i + 17]) for i in range(0, 74, 16)]
-        total = 0.0
-        for inputs, targets in rows:
-            inputs = inputs[: len(targets)]
-            total += self.slow_loss(model, inputs[None], targets) * len(targets)
-        for batch_size in (1, 3, 50):
-            loss = split_loss(model, data, batch_size=batch_size, block_size=16)
-            assert loss == pytest.approx(total / 74, abs=1e-5)
-        assert model.training  # as before
-
-    def test_every_position_has_a_target(self, model):
-        inputs, targets = np.array([[1, 2, 3]]), np.array([[2, 3, 4]])
-        model.eval()
-        loss = next_token_loss(model, inputs, targets).item()
-        assert loss == pytest.approx(self.slow_loss(model, inputs, targets), abs=1e-5)
-
-    def test_the_estimate_is_repeatable_and_close(self, model):
-        data = TokenData(np.random.default_rng(0).integers(0, 10, 400), 10)
-        options = {"batches": 30, "batch_size": 4, "block_size": 16}
-        first = sampled_loss(model, data, seed=1, **options)
-        assert first == sampled_loss(model, data, seed=1, **options)
-        assert first != sampled_loss(model, data, seed=2, **options)
-        whole = split_loss(model, data, batch_size=4, block_size=16)
-        assert first == pytest.approx(whole, rel=0.1)
-
-    def test_a_single_token_has_no_loss(self, model):
-        with pytest.raises(ValueError, match="1 tokens: a loss needs at least two"):
-            split_loss(model, TokenData([1], 10, "split"), batch_size=1, block_size=4)
-
-
-class TestSampling:
-    @pytest.fixture
-    def model(self, config, tmp_path):
-        return start(config, tmp_path / "run").model.eval()
-
-    def test_within_the_context_it_is_generate(self, model):
-        ids = generate_beyond_context(model, [1, 2, 3], 10, do_sample=False)
-        assert ids == model.generate(np.array([[1, 2, 3]]), max_new_tokens=10)[0].tolist()
-
-    def test_past_the_context_it_goes_on_from_the_last_half(self, model):
-        seen = []
-        ids = generate_beyond_context(model, [1, 2, 3], 50, on_token=seen.append)
-        assert len(ids) == 53 and ids[:3] == [1, 2, 3] and seen == ids[3:]
-        again = model.generate(np.array([ids[8:16]]), max_new_tokens=8)[0].tolist()
-        assert ids[8:24] == again
-
-    def test_a_seed_repeats_the_text(self, model):
-        options = {"do_sample": True, "temperature": 1.0, "top_k": 0}
-        texts = [generate_beyond_context(model, [1], 60, seed=s, **options) for s in (1, 1, 2)]
-        assert texts[0] == texts[1] != texts[2]
-
-    @pytest.mark.parametrize("length", [0, 16, 40])
-    def test_prompts_that_do_not_fit(self, model, length):
-        with pytest.raises(ValueError, match=f"the prompt has {length} tokens.* from 1 to 15 "):
-            generate_beyond_context(model, [1] * length, 5)
 
 
 class TestRun:
@@ -683,38 +411,33 @@ def test_twenty_steps_are_those_of_torch(config, tmp_path):
 @pytest.mark.slow
 def test_sigkill_at_random_moments_changes_no_bit(config, tmp_path):
     """The process is killed again and again, as a power cut would, and resumed until it ends."""
-    config = config.replace(max_steps=300, checkpoint_every=3, eval_every=50, log_every=1)
+    config = config.replace(max_steps=150, checkpoint_every=3, eval_every=50)
     settings = [
         f"--set={key}={value}" for key, value in config.to_dict().items() if value is not None
     ]
 
-    def command(out):
-        return [sys.executable, "-m", "minigpt", "train", "--out", str(out), "--quiet", *settings]
+    def begin(out):
+        command = [sys.executable, "-m", "minigpt", "train", "--resume", f"--out={out}", *settings]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    started = time.monotonic()
-    subprocess.run(command(tmp_path / "whole"), check=True, stdout=subprocess.DEVNULL)
-    duration = time.monotonic() - started
-
-    killed, dice = tmp_path / "killed", python_random.Random(0)
-    kills = 0
-    while True:
-        process = subprocess.Popen(
-            [*command(killed), "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        patience = duration if kills >= 20 else dice.uniform(0.3, 0.5) * duration
-        try:
-            _, stderr = process.communicate(timeout=patience if kills < 20 else None)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-            continue
-        assert process.returncode == 0, stderr
-        break
-    assert kills >= 5
-    assert weights(killed) == weights(tmp_path / "whole")
+    _, complaints = begin(tmp_path / "whole").communicate()
+    assert complaints == ""
+    # Of three steps and their checkpoint, saving takes the most time: it is what kills hit most.
+    dice = python_random.Random(0)
+    for _ in range(12):
+        process = begin(tmp_path / "killed")
+        assert any(line.startswith("step") for line in process.stdout)  # it is under way
+        time.sleep(dice.uniform(0, 1))
+        assert process.poll() is None, "over before it was killed: give it more steps"
+        process.kill()
+        process.communicate()
+    _, complaints = begin(tmp_path / "killed").communicate()
+    assert complaints == ""
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     for name in ("model.safetensors", "optimizer.safetensors", "trainer_state.json"):
         one, other = (RunFolder(tmp_path / f).checkpoints()[-1] / name for f in ("whole", "killed"))
         assert one.read_bytes() == other.read_bytes()
-    steps = [line.split(",")[0] for line in (killed / "log.csv").read_text().splitlines()[1:]]
-    assert steps == [str(i) for i in range(301)]
+    rows = (tmp_path / "killed" / "log.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == [str(step) for step in range(151)]
+    leftovers = [path for path in (tmp_path / "killed").rglob(".*") if path.name != ".lock"]
+    assert leftovers == []

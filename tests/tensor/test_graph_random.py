@@ -89,4 +89,4 @@ def test_walking_twice_doubles_every_gradient(steps: list[tuple[str, int, int]])
     for x, g in zip(leaves, once, strict=True):
         assert (x.grad is None) == (g is None)
         if x.grad is not None and g is not None:
-            np.testing.assert_allclose(x.grad.numpy(), 2 * g, rtol=1e-12)
+            np.testing.assert_allclose(x.grad.numpy(), 2 * g, rtol=1e-12, atol=1e-12)
