@@ -221,7 +221,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=train)
     parser.description = (
         "Train a GPT-2 from scratch. Without any option: a tiny one, on the English prose that "
-        "Python carries, in about two minutes."
+        "Python carries, in a minute or two."
     )
     parser.epilog = "Settings: " + ", ".join(PRESETS["tiny"].to_dict()) + "."
     parser.add_argument("--preset", choices=list(PRESETS), help="tiny unless given")

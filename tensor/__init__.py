@@ -5,6 +5,7 @@ arithmetic under it in `numpy_backend.py`.
 """
 
 from tensor import functional, nn, optim, random
+from tensor.apply import apply
 from tensor.functional import (
     attention,
     binary_cross_entropy_with_logits,
@@ -22,7 +23,7 @@ from tensor.gradcheck import gradcheck
 from tensor.graph import is_grad_enabled, no_grad
 from tensor.nn import Module, Parameter
 from tensor.random import manual_seed
-from tensor.tensor import Tensor, apply
+from tensor.tensor import Tensor
 
 __all__ = [
     "Module",

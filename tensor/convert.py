@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 FLOAT32 = np.dtype("float32")
+Axis = int | tuple[int, ...] | None  # of a reduction; None is all axes
 NUMBERS = (bool, int, float, np.generic)
 
 

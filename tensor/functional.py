@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from tensor.apply import apply, operands
 from tensor.ops import elementwise, fused, matmul, shape
 from tensor.ops.function import broadcast_shapes, normalize_axis
 from tensor.random import Generator, default_generator
-from tensor.tensor import Tensor, apply, operands
+from tensor.tensor import Tensor
 
 # --- joining and choosing
 

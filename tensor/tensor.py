@@ -1,67 +1,31 @@
 """Tensor: an array on a device that remembers how it was computed.
 
-`apply` runs an operation and records it; `Tensor.backward` walks what was recorded. Everything a
-Tensor can do is a method here, one line where one line will do; operations that take several
-tensors on an equal footing or have options worth a page (attention, cross_entropy …) are in
+Everything a Tensor can do is a method here, mostly of one line: `apply` (apply.py) runs an
+operation and records it, `Tensor.backward` walks what was recorded (graph.py). Operations that take
+several tensors on an equal footing or have options worth a page (attention, cross_entropy …) are in
 `functional.py`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from tensor import reductions, shaping
+from tensor.apply import TensorLike, apply, as_tensor, booleans, floating, operands
 from tensor.backend import Array, Backend
-from tensor.convert import FLOAT32, NUMBERS, checked_dtype, read_index, read_sizes, to_array
+from tensor.convert import FLOAT32, NUMBERS, Axis, checked_dtype, to_array
 from tensor.devices import get_backend
-from tensor.graph import is_grad_enabled, walk
+from tensor.graph import walk
 from tensor.ops import elementwise as ew
 from tensor.ops import fused, matmul, reduce
-from tensor.ops import shape as shapes
 from tensor.ops.function import Function, broadcast_shapes, normalize_axes, normalize_axis
-
-Axis = int | tuple[int, ...] | None
-
-
-def apply(function: type[Function], *inputs: Tensor, **options: Any) -> Any:
-    """Run an operation forward on tensors and record it where a gradient may be wanted.
-
-    Returns a Tensor, or a tuple of them where forward gives a tuple. ValueError if the inputs are
-    on different devices.
-    """
-    for t in inputs:
-        if not isinstance(t, Tensor):
-            raise TypeError(f"{function.__name__}: a Tensor is needed, not {type(t).__name__}")
-    backend = inputs[0].backend
-    for t in inputs:
-        if t.backend is not backend:
-            names = ", ".join(t.device for t in inputs)
-            raise ValueError(
-                f"{function.__name__}: inputs on different devices ({names}); use .to(device)"
-            )
-    needs_grad = (
-        tuple(t.requires_grad for t in inputs) if is_grad_enabled() else (False,) * len(inputs)
-    )
-    node = function(backend, needs_grad)
-    result = node.forward(*(t.data for t in inputs), **options)
-    arrays = result if isinstance(result, tuple) else (result,)
-    outputs = tuple(Tensor.wrap(array, backend) for array in arrays)
-    if any(needs_grad):
-        node.edges = tuple(
-            ((t, 0) if t.creator is None else (t.creator, t.output)) if need else None
-            for t, need in zip(inputs, needs_grad, strict=True)
-        )
-        node.input_shapes = tuple(t.data.shape for t in inputs)
-        node.outputs = len(outputs)
-        for i, t in enumerate(outputs):
-            t.requires_grad, t.creator, t.output = True, node, i
-    return outputs if isinstance(result, tuple) else outputs[0]
+from tensor.reductions import mirror
 
 
-class Tensor:
+class Tensor(TensorLike):
     """An n-dimensional array with a gradient.
 
     values: a number, nested lists or a NumPy array; it is copied. Python floats become float32,
@@ -74,9 +38,7 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "backend", "creator", "data", "grad", "output", "requires_grad")
-    __array_ufunc__ = (
-        None  # numpy_array * tensor calls Tensor.__rmul__, not NumPy element by element
-    )
+    __array_ufunc__ = None  # numpy_array * tensor calls Tensor.__rmul__, not NumPy's multiply
 
     def __init__(
         self, values: Any, dtype: Any = None, requires_grad: bool = False, device: str = "cpu"
@@ -306,11 +268,11 @@ class Tensor:
 
     def __truediv__(self, other: Any) -> Tensor:
         a, b = operands("divide", self, other)
-        return apply(ew.Div, _floating(a), _floating(b))
+        return apply(ew.Div, floating(a), floating(b))
 
     def __pow__(self, other: Any) -> Tensor:
         if isinstance(other, (int, float)):
-            base = _floating(self) if isinstance(other, float) or other < 0 else self
+            base = floating(self) if isinstance(other, float) or other < 0 else self
             return apply(ew.PowScalar, base, exponent=other)
         return apply(ew.Pow, *operands("power", self, other))
 
@@ -326,7 +288,7 @@ class Tensor:
 
     def __rtruediv__(self, other: Any) -> Tensor:
         b, a = operands("divide", self, other)
-        return apply(ew.Div, _floating(a), _floating(b))
+        return apply(ew.Div, floating(a), floating(b))
 
     def __rpow__(self, other: Any) -> Tensor:
         b, a = operands("power", self, other)
@@ -351,7 +313,7 @@ class Tensor:
         return apply(matmul.MatMul, a, b)
 
     def __rmatmul__(self, other: Any) -> Tensor:
-        return _as_tensor(other, self) @ self
+        return as_tensor(other, self) @ self
 
     # --- comparisons and logic: boolean tensors, without a gradient
 
@@ -380,51 +342,51 @@ class Tensor:
     __hash__ = object.__hash__  # == compares elements, so a dictionary of tensors goes by identity
 
     def __and__(self, other: Any) -> Tensor:
-        a, b = _booleans("and", self, other)
+        a, b = booleans("and", self, other)
         return Tensor.wrap(self.backend.logical_and(a.data, b.data), self.backend)
 
     def __rand__(self, other: Any) -> Tensor:
         return self & other
 
     def __or__(self, other: Any) -> Tensor:
-        a, b = _booleans("or", self, other)
+        a, b = booleans("or", self, other)
         return Tensor.wrap(self.backend.logical_or(a.data, b.data), self.backend)
 
     def __ror__(self, other: Any) -> Tensor:
         return self | other
 
     def __invert__(self) -> Tensor:
-        (a,) = _booleans("not", self)
+        (a,) = booleans("not", self)
         return Tensor.wrap(self.backend.logical_not(a.data), self.backend)
 
     # --- elementwise functions; integers are taken as float32
 
     def exp(self) -> Tensor:
-        return apply(ew.Exp, _floating(self))
+        return apply(ew.Exp, floating(self))
 
     def log(self) -> Tensor:
         """The natural logarithm."""
-        return apply(ew.Log, _floating(self))
+        return apply(ew.Log, floating(self))
 
     def sqrt(self) -> Tensor:
-        return apply(ew.Sqrt, _floating(self))
+        return apply(ew.Sqrt, floating(self))
 
     def tanh(self) -> Tensor:
-        return apply(ew.Tanh, _floating(self))
+        return apply(ew.Tanh, floating(self))
 
     def erf(self) -> Tensor:
         """2/sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
-        return apply(ew.Erf, _floating(self))
+        return apply(ew.Erf, floating(self))
 
     def relu(self) -> Tensor:
-        return apply(ew.Relu, _floating(self))
+        return apply(ew.Relu, floating(self))
 
     def sigmoid(self) -> Tensor:
-        return apply(ew.Sigmoid, _floating(self))
+        return apply(ew.Sigmoid, floating(self))
 
     def silu(self) -> Tensor:
         """x * sigmoid(x)."""
-        return apply(ew.Silu, _floating(self))
+        return apply(ew.Silu, floating(self))
 
     def gelu(self, approximate: str = "none") -> Tensor:
         """x times the normal distribution function, exact ("none") or GPT-2's "tanh" form."""
@@ -432,7 +394,7 @@ class Tensor:
             raise ValueError(
                 f"gelu: approximate={approximate!r}; choose 'none' (exact) or 'tanh' (GPT-2's)"
             )
-        return apply(ew.GeluTanh if approximate == "tanh" else ew.Gelu, _floating(self))
+        return apply(ew.GeluTanh if approximate == "tanh" else ew.Gelu, floating(self))
 
     def __abs__(self) -> Tensor:
         return self.abs()
@@ -445,7 +407,7 @@ class Tensor:
 
     def minimum(self, other: Any) -> Tensor:
         a, b = operands("minimum", self, other)
-        return _mirror(_mirror(a).maximum(_mirror(b)))
+        return mirror(mirror(a).maximum(mirror(b)))
 
     def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
         """Values below low become low, above high become high; None leaves a side open."""
@@ -463,8 +425,8 @@ class Tensor:
 
     def masked_fill(self, mask: Any, value: float) -> Tensor:
         """A constant where the boolean mask holds, this tensor's values elsewhere."""
-        condition = _as_tensor(mask, self)
-        _booleans("masked_fill", condition)
+        condition = as_tensor(mask, self)
+        booleans("masked_fill", condition)
         x, filling = operands("masked_fill", self, value)
         broadcast_shapes("masked_fill", condition.shape, x.shape, filling.shape)
         return apply(ew.Where, condition, filling, x)
@@ -472,103 +434,53 @@ class Tensor:
     # --- reductions; axis is an int, a tuple of ints, or None for all
 
     def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        return apply(
-            reduce.Sum, self, axes=normalize_axes("sum", axis, self.ndim), keepdims=keepdims
-        )
+        axes = normalize_axes("sum", axis, self.ndim)
+        return apply(reduce.Sum, self, axes=axes, keepdims=keepdims)
 
     def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        x = _floating(self)
-        axes = normalize_axes("mean", axis, x.ndim)
-        count = math.prod(x.shape[a] for a in axes)
-        return x.sum(axes, keepdims) * (1 / count if count else math.nan)
+        return reductions.mean(self, axis, keepdims)
 
     def var(self, axis: Axis = None, keepdims: bool = False, correction: int = 1) -> Tensor:
         """Mean squared distance from the mean, over n - correction."""
-        x = _floating(self)
-        axes = normalize_axes("var", axis, x.ndim)
-        freedom = math.prod(x.shape[a] for a in axes) - correction
-        distance = x - x.mean(axes, keepdims=True)
-        return (distance * distance).sum(axes, keepdims) * (
-            1 / freedom if freedom > 0 else math.nan
-        )
+        return reductions.var(self, axis, keepdims, correction)
 
     def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """The largest element. The gradient is shared equally where several are largest."""
-        axes = normalize_axes("max", axis, self.ndim)
-        if any(self.shape[a] == 0 for a in axes):
-            raise ValueError(
-                f"max over axes {axes} of shape {self.shape}: there is no element to choose from"
-            )
-        return apply(reduce.Max, self, axes=axes, keepdims=keepdims)
+        return reductions.largest(self, axis, keepdims)
 
     def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """The smallest element. The gradient is shared equally where several are smallest."""
-        return _mirror(_mirror(self).max(axis, keepdims))
+        return mirror(mirror(self).max(axis, keepdims))
 
     def argmax(self, axis: int | None = None) -> np.ndarray:
         """Where the first largest element stands: int64, NumPy. None: in the flattened tensor."""
-        x = self.reshape(-1) if axis is None else self
-        a = normalize_axis("argmax", 0 if axis is None else axis, x.ndim)
-        if x.shape[a] == 0:
-            raise ValueError(
-                f"argmax over axis {a} of shape {x.shape}: there is no element to choose from"
-            )
-        return self.backend.to_numpy(self.backend.argmax(x.data, a))
+        return reductions.argmax(self, axis)
 
     def logsumexp(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """log(sum(exp(x))), exact also where exp(x) would overflow."""
-        x = _floating(self)
-        axes = normalize_axes("logsumexp", axis, x.ndim)
-        top = x.detach().max(axes, keepdims=True)
-        top = top.masked_fill(top.abs() == math.inf, 0.0)  # inf - inf would be NaN
-        result = (x - top).exp().sum(axes, keepdims=True).log() + top
-        return result if keepdims else result.squeeze(axes)
+        return reductions.logsumexp(self, axis, keepdims)
 
     def softmax(self, axis: int = -1) -> Tensor:
         """exp(x) / sum(exp(x)) along an axis."""
-        return self._along_last(fused.Softmax, "softmax", axis)
+        return reductions.along_last(fused.Softmax, "softmax", self, axis)
 
     def log_softmax(self, axis: int = -1) -> Tensor:
         """x - log(sum(exp(x))) along an axis."""
-        return self._along_last(fused.LogSoftmax, "log_softmax", axis)
-
-    def _along_last(self, function: type[Function], name: str, axis: int) -> Tensor:
-        a = normalize_axis(name, axis, self.ndim)
-        if a == self.ndim - 1:
-            return apply(function, _floating(self))
-        return apply(function, _floating(self).transpose(a, -1)).transpose(a, -1)
+        return reductions.along_last(fused.LogSoftmax, "log_softmax", self, axis)
 
     # --- shapes
 
     def reshape(self, *sizes: Any) -> Tensor:
         """The same elements in another shape; one size may be -1, and is worked out."""
-        wanted = read_sizes(sizes)
-        free = wanted.count(-1)
-        known = math.prod(n for n in wanted if n != -1)
-        if free == 1 and known and self.size % known == 0:
-            wanted = tuple(self.size // known if n == -1 else n for n in wanted)
-        elif free or known != self.size or any(n < 0 for n in wanted):
-            raise ValueError(
-                f"reshape: {self.shape} has {self.size} elements, which do not fit {wanted}"
-            )
-        return self if wanted == self.shape else apply(shapes.Reshape, self, shape=wanted)
+        return shaping.reshape(self, sizes)
 
     def permute(self, *axes: Any) -> Tensor:
         """The axes in another order."""
-        order = tuple(a % self.ndim if -self.ndim <= a < self.ndim else a for a in read_sizes(axes))
-        if sorted(order) != list(range(self.ndim)):
-            raise ValueError(
-                f"permute: {read_sizes(axes)} does not name each of {self.ndim} axes once"
-            )
-        return apply(shapes.Permute, self, axes=order)
+        return shaping.permute(self, axes)
 
     def transpose(self, a: int, b: int) -> Tensor:
         """Two axes exchanged."""
-        order = list(range(self.ndim))
-        a = normalize_axis("transpose", a, self.ndim)
-        b = normalize_axis("transpose", b, self.ndim)
-        order[a], order[b] = b, a
-        return self.permute(*order)
+        return shaping.transpose(self, a, b)
 
     @property
     def T(self) -> Tensor:  # noqa: N802 - the name that NumPy and torch use
@@ -581,22 +493,11 @@ class Tensor:
 
     def expand(self, *sizes: Any) -> Tensor:
         """Axes of size 1 repeated, and new ones in front, to reach a shape."""
-        wanted = read_sizes(sizes)
-        if min(wanted, default=0) < 0 or broadcast_shapes("expand", self.shape, wanted) != wanted:
-            raise ValueError(
-                f"expand: {self.shape} can't become {wanted}: only axes of size 1 grow"
-            )
-        return apply(shapes.Expand, self, shape=wanted)
+        return shaping.expand(self, sizes)
 
     def squeeze(self, axis: Axis = None) -> Tensor:
         """Without the named axes of size 1; None drops all of size 1."""
-        if axis is None:
-            drop: tuple[int, ...] = tuple(i for i, n in enumerate(self.shape) if n == 1)
-        else:
-            drop = normalize_axes("squeeze", axis, self.ndim)
-        if any(self.shape[a] != 1 for a in drop):
-            raise ValueError(f"squeeze: axes {drop} of shape {self.shape} are not all of size 1")
-        return self.reshape(tuple(n for i, n in enumerate(self.shape) if i not in drop))
+        return shaping.squeeze(self, axis)
 
     def unsqueeze(self, axis: int) -> Tensor:
         """With a new axis of size 1 at this place of the result."""
@@ -605,37 +506,15 @@ class Tensor:
 
     def split(self, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
         """Parts along an axis: all of one size (the last may be smaller), or of given sizes."""
-        a = normalize_axis("split", axis, self.ndim)
-        n = self.shape[a]
-        if isinstance(size, (int, np.integer)):
-            if size < 1:
-                raise ValueError(f"split: the size {size} is not positive")
-            sizes = [min(size, n - i) for i in range(0, n, size)] or [0]
-        else:
-            sizes = list(read_sizes((size,)))
-            if sum(sizes) != n or min(sizes, default=-1) < 0:
-                raise ValueError(
-                    f"split: sizes {sizes} do not add up to {n}, the size of axis {a} of "
-                    f"{self.shape}"
-                )
-        return apply(shapes.Split, self, sizes=sizes, axis=a)
+        return shaping.split(self, size, axis)
 
     def pad(self, widths: Sequence[tuple[int, int]], value: float = 0) -> Tensor:
         """A constant border: (before, after) for each axis."""
-        border = np.asarray(widths)
-        if border.shape != (self.ndim, 2) or border.dtype.kind not in "iu" or (border < 0).any():
-            raise ValueError(
-                f"pad: {widths} is not one (before, after) >= 0 for each axis of {self.shape}"
-            )
-        x, _ = operands("pad", self, value)  # integers become floats where the value is one
-        return apply(shapes.Pad, x, widths=[(int(a), int(b)) for a, b in border], value=value)
+        return shaping.pad(self, widths, value)
 
     def __getitem__(self, index: Any) -> Tensor:
         """Indices as NumPy's: integers, slices, None, Ellipsis, integer or boolean arrays."""
-        parts = index if isinstance(index, tuple) else (index,)
-        raw = tuple(read_index(p) for p in parts)
-        is_basic = not any(isinstance(p, (np.ndarray, bool)) for p in raw)
-        return apply(shapes.Slice if is_basic else shapes.Gather, self, index=raw)
+        return shaping.index(self, index)
 
     def __setitem__(self, index: Any, values: Any) -> None:
         raise TypeError(
@@ -645,69 +524,3 @@ class Tensor:
 
     def __iter__(self) -> Any:
         return (self[i] for i in range(len(self)))
-
-
-# --- what the methods share
-
-
-def _mirror(x: Tensor) -> Tensor:
-    """The values in reversed order, so that a minimum is a maximum between two mirrors: -x.
-
-    The lowest integer has no negative, and an unsigned one none at all: integers are mirrored by
-    their distance from -1 or from the highest.
-    """
-    if x.dtype.kind == "f":
-        return -x
-    if x.dtype.kind == "b":
-        return ~x
-    return (-1 if x.dtype.kind == "i" else int(np.iinfo(x.dtype).max)) - x
-
-
-def _floating(x: Tensor) -> Tensor:
-    """The tensor if it is a float one, otherwise its values as float32."""
-    return x if x.dtype.kind == "f" else x.astype(FLOAT32)
-
-
-def _as_tensor(x: Any, like: Tensor) -> Tensor:
-    """An operand as a tensor on `like`'s device; numbers take its dtype if that can hold them."""
-    if isinstance(x, Tensor):
-        return x
-    if isinstance(x, NUMBERS):
-        dtype = like.dtype
-        if dtype.kind == "b" and not isinstance(x, (bool, np.bool_)):
-            dtype = np.dtype("int64")
-        if isinstance(x, (float, np.floating)) and dtype.kind != "f":
-            dtype = FLOAT32
-        return Tensor.wrap(like.backend.full((), x, dtype), like.backend)  # type: ignore[arg-type]
-    return Tensor(x, device=like.device)
-
-
-def operands(name: str, a: Tensor, other: Any, broadcast: bool = True) -> tuple[Tensor, Tensor]:
-    """Two operands of one dtype, with shapes that broadcast.
-
-    Integers and booleans meet floats as floats; float32 and float64 meet in a TypeError, because a
-    silent change of precision is nearly always a mistake.
-    """
-    b = _as_tensor(other, a)
-    if a.dtype != b.dtype:
-        if a.dtype.kind == b.dtype.kind == "f":
-            raise TypeError(f"{name}: {a.dtype} and {b.dtype} differ; convert one with .astype(…)")
-        common = a.dtype if a.dtype.kind == "f" else b.dtype
-        if common.kind != "f":
-            common = np.result_type(a.dtype, b.dtype)
-        a, b = a.astype(common), b.astype(common)
-    if broadcast and a.data.shape != b.data.shape:
-        broadcast_shapes(name, a.shape, b.shape)
-    return a, b
-
-
-def _booleans(name: str, a: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    """Boolean operands with shapes that broadcast; TypeError for other dtypes."""
-    tensors = (a, *(_as_tensor(x, a) for x in others))
-    for t in tensors:
-        if t.dtype.kind != "b":
-            raise TypeError(
-                f"{name}: a boolean tensor is needed, not {t.dtype}; compare first, as in x != 0"
-            )
-    broadcast_shapes(name, *(t.shape for t in tensors))
-    return tensors
