@@ -6,10 +6,12 @@ the choice. Their order and rules are those of transformers.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from minigpt.cache import KVCache
 from tensor import no_grad
 from tensor.random import Generator, default_generator
 
@@ -89,6 +91,45 @@ def sample(logits: np.ndarray, generator: Generator) -> np.ndarray:
     return (cumulative <= points).sum(axis=-1)
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a token is chosen; see `generate`."""
+
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+
+    def check(self) -> None:
+        """ValueError for a value that makes no sense."""
+        if not self.temperature > 0:
+            raise ValueError(
+                f"temperature = {self.temperature} must be above 0; for the most probable token "
+                "use greedy decoding, do_sample=False"
+            )
+        if not isinstance(self.top_k, (int, np.integer)) or self.top_k < 0:
+            raise ValueError(f"top_k = {self.top_k} must be a whole number, 0 for off")
+        if not self.top_p > 0:
+            raise ValueError(f"top_p = {self.top_p} must be above 0, 1 for off")
+        if not self.repetition_penalty > 0:
+            raise ValueError(
+                f"repetition_penalty = {self.repetition_penalty} must be above 0, 1 for off"
+            )
+
+
+def choose(
+    logits: np.ndarray, ids: np.ndarray, options: Options, generator: Generator
+) -> np.ndarray:
+    """The next token of each row, int64 (B,), from its logits (B, V) after the ids (B, T)."""
+    if options.repetition_penalty != 1:
+        logits = penalize_repetition(logits, ids, options.repetition_penalty)
+    if not options.do_sample:
+        return logits.argmax(axis=-1)
+    logits = keep_top_k(logits / float(options.temperature), options.top_k)
+    return sample(keep_top_p(logits, options.top_p), generator)
+
+
 # --- the loop
 
 
@@ -113,19 +154,17 @@ def generate(
     """Continue prompts token by token: int64 (B, T + new), the prompts included.
 
     input_ids: (B, T). Prompts of unequal length are padded on the left, and attention_mask (B, T)
-    is 0 there;
-        without a mask, pad tokens are masked if there are any and the pad token is not the end
-        token.
+        is 0 there; without a mask, pad tokens are masked if there are any and the pad token is not
+        the end token.
     max_new_tokens, max_length: how many tokens to add, or to reach with the prompt; the former
-    counts if both
-        are given. 20 new tokens if neither is, or as many as the context has room for.
+        counts if both are given. 20 new tokens if neither is, or as many as the context has room
+        for.
     do_sample: draw tokens by their probability instead of taking the most probable one, after
-    temperature
-        (> 0, lower is bolder), top_k (0: off) and top_p (1: off).
+        temperature (> 0, lower is bolder), top_k (0: off) and top_p (1: off).
     repetition_penalty: > 1 makes tokens of the prompt and the text so far less likely.
     eos_token_id: one id or several that end a row; the configuration's unless given, None for no
-    end. A row that
-        has ended is filled up with pad_token_id (the configuration's, or the first end token).
+        end. A row that has ended is filled up with pad_token_id (the configuration's, or the first
+        end token).
     seed: for sampling; without one the default generator is used.
     streamer: gets the prompt, then each step's tokens.
 
@@ -137,7 +176,8 @@ def generate(
         raise ValueError(
             f"input_ids {ids.shape} must be (B, T) with at least one token: a prompt can't be empty"
         )
-    _check_options(temperature, top_k, top_p, repetition_penalty)
+    options = Options(do_sample, temperature, top_k, top_p, repetition_penalty)
+    options.check()
     stop = _final_length(model.config.n_positions, ids.shape[1], max_new_tokens, max_length)
     ends, pad = _end_and_pad(model.config, eos_token_id, pad_token_id)
     mask = _prompt_mask(ids, attention_mask, ends, pad)
@@ -148,19 +188,10 @@ def generate(
         with no_grad():
             if streamer is not None:
                 streamer.put(ids)
-            cache = None
+            cache = KVCache() if use_cache else None
             running = np.ones(len(ids), bool)
             while ids.shape[1] < stop and running.any():
-                logits, cache = _last_logits(
-                    model, ids, mask, cache if use_cache else None, use_cache
-                )
-                if repetition_penalty != 1:
-                    logits = penalize_repetition(logits, ids, repetition_penalty)
-                if do_sample:
-                    logits = keep_top_p(keep_top_k(logits / float(temperature), top_k), top_p)
-                    chosen = sample(logits, generator)
-                else:
-                    chosen = logits.argmax(axis=-1)
+                chosen = choose(_last_logits(model, ids, mask, cache), ids, options, generator)
                 if pad is not None:
                     chosen = np.where(running, chosen, pad)
                 ids = np.concatenate([ids, chosen[:, None]], axis=1)  # (B, T + 1)
@@ -176,9 +207,9 @@ def generate(
 
 
 def _last_logits(
-    model: GPT2LMHeadModel, ids: np.ndarray, mask: np.ndarray, cache: Any, use_cache: bool
-) -> tuple[np.ndarray, Any]:
-    """The logits (B, V) after the last token, and the cache that now holds all of them."""
+    model: GPT2LMHeadModel, ids: np.ndarray, mask: np.ndarray, cache: KVCache | None
+) -> np.ndarray:
+    """The logits (B, V) after the last token; the cache, if there is one, takes in what is new."""
     # Padding takes no position: each row counts its own tokens. Padded places get position 1, any
     # would do.
     positions = np.where(mask == 0, 1, mask.cumsum(axis=1) - 1)
@@ -188,25 +219,11 @@ def _last_logits(
         past_key_values=cache,
         attention_mask=mask,
         position_ids=positions[:, past:],
-        use_cache=use_cache,
+        use_cache=cache is not None,
         logits_to_keep=1,
         return_dict=True,
     )
-    return out.logits.numpy()[:, -1], out.past_key_values
-
-
-def _check_options(temperature: float, top_k: int, top_p: float, repetition_penalty: float) -> None:
-    if not temperature > 0:
-        raise ValueError(
-            f"temperature = {temperature} must be above 0; for the most probable token use greedy "
-            "decoding, do_sample=False"
-        )
-    if not isinstance(top_k, (int, np.integer)) or top_k < 0:
-        raise ValueError(f"top_k = {top_k} must be a whole number, 0 for off")
-    if not top_p > 0:
-        raise ValueError(f"top_p = {top_p} must be above 0, 1 for off")
-    if not repetition_penalty > 0:
-        raise ValueError(f"repetition_penalty = {repetition_penalty} must be above 0, 1 for off")
+    return out.logits.numpy()[:, -1]
 
 
 def _final_length(

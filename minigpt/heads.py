@@ -62,13 +62,11 @@ class GPT2LMHeadModel(PreTrainedModel):
     ) -> Any:
         """Logits, and with labels the loss. The other arguments are those of GPT2Model.forward.
 
-        labels: (B, T), usually the input_ids themselves: position t is trained to predict label t +
-        1, so
-            the first label is never used. -100 leaves a position out; if all are left out the loss
-            is NaN.
+        labels: (B, T), usually the input_ids themselves: position t is trained to predict label
+            t + 1, so the first label is never used. -100 leaves a position out; if all are left
+            out the loss is NaN.
         logits_to_keep: only the last n positions' logits are computed, 0 for all; or the positions
-        in
-            a one-dimensional array.
+            in a one-dimensional array.
 
         Returns a CausalLMOutput, or with return_dict=False the tuple of its fields that are not
         None.

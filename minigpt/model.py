@@ -130,12 +130,14 @@ class GPT2Model(PreTrainedModel):
         past_key_values: the cache of an earlier call, which is appended to; or (k, v) a layer.
         attention_mask: (B, S), 1 for tokens and 0 for padding, over cached and new positions.
         position_ids: (B, T) or (1, T); counted on from the cache unless given. Padding does not
-        shift them. use_cache, output_attentions, output_hidden_states, return_dict: as the
-        configuration says
+            shift them.
+        use_cache, output_attentions, output_hidden_states, return_dict: as the configuration says
             unless given.
 
         Returns a BaseModelOutput, or with return_dict=False the tuple of its fields that are not
-        None. ValueError for shapes that don't fit, IndexError for ids or positions out of range.
+        None.
+
+        ValueError for shapes that don't fit, IndexError for ids or positions out of range.
         """
         config = self.config
         use_cache = _choose(use_cache, config.use_cache)

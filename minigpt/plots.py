@@ -4,7 +4,7 @@ import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,17 +75,26 @@ def plot_run(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     curves = read_log(log)
-    train = curves.get("train_loss", Curve([], []))
-    validation = curves.get("val_loss", Curve([], []))
     picture = Path(log).with_name("loss.png") if picture is None else Path(picture)
-
     # A figure with a canvas of its own: pyplot would pick a screen back end for the whole process.
     figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    _draw_losses(
+        figure.add_subplot(),
+        curves.get("train_loss", Curve([], [])),
+        curves.get("val_loss", Curve([], [])),
+        title,
+    )
+    with atomic_write(picture, "wb") as file:
+        figure.savefig(file, format="png")
+    return picture
+
+
+def _draw_losses(axes: Any, train: Curve, validation: Curve, title: str | None) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     if len(train.steps) < 20:
         axes.plot(*train, color=TRAIN_COLOUR, label="training", linewidth=1.8)
     else:
@@ -124,6 +133,3 @@ def plot_run(
     axes.legend(frameon=False, handlelength=3)
     if title:
         axes.set_title(title, loc="left", fontsize=10)
-    with atomic_write(picture, "wb") as file:
-        figure.savefig(file, format="png")
-    return picture

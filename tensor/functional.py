@@ -171,6 +171,24 @@ def attention(
     S keys.
     dropout: probability that a weight is dropped (only pass it when training).
     """
+    _check_attention(q, k, v, bias, causal, dropout)
+    result = apply(
+        fused.Attention,
+        q,
+        k,
+        v,
+        bias=None if bias is None else bias.astype(q.dtype).data,
+        scale=1 / math.sqrt(q.shape[3]) if scale is None else scale,
+        causal=causal,
+        dropout=(generator or default_generator()).dropout_mask(dropout) if dropout else None,
+        want_weights=want_weights,
+    )
+    return result if want_weights else (result, None)
+
+
+def _check_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, dropout: float
+) -> None:
     _need_tensors("attention", q, k, v, *(() if bias is None else (bias,)))
     if q.ndim != 4 or k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
         raise ValueError(
@@ -200,18 +218,6 @@ def attention(
         )
     if not 0 <= dropout < 1:
         raise ValueError(f"attention: dropout = {dropout} is outside 0 … 1 (1 excluded)")
-    result = apply(
-        fused.Attention,
-        q,
-        k,
-        v,
-        bias=None if bias is None else bias.astype(q.dtype).data,
-        scale=1 / math.sqrt(d) if scale is None else scale,
-        causal=causal,
-        dropout=(generator or default_generator()).dropout_mask(dropout) if dropout else None,
-        want_weights=want_weights,
-    )
-    return result if want_weights else (result, None)
 
 
 # --- losses
