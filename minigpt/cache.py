@@ -75,6 +75,8 @@ class KVCache:
             return k, v
         cached = self._layers[layer]
         b, h, _, d = cached.k.shape
+        if k.dtype != cached.k.dtype:
+            raise TypeError(f"past_key_values holds {cached.k.dtype}, the new keys are {k.dtype}")
         if (b, h, d) != (k.shape[0], k.shape[1], k.shape[3]):
             raise ValueError(
                 f"past_key_values: layer {layer} holds {(b, h, cached.length, d)}, the new keys "

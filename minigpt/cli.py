@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from minigpt.heads import GPT2LMHeadModel
-from minigpt.presets import PRESETS, TrainConfig, parse_settings
-from minigpt.run_folder import RunFolder, read_state
-from minigpt.run_setup import require_same_shape
+from minigpt.presets import PRESETS, parse_settings
+from minigpt.run_folder import RunFolder
 from minigpt.sampling import generate_beyond_context
 from minigpt.tokenizer import load_tokenizer
 from minigpt.training import Trainer, TrainResult
@@ -84,12 +83,12 @@ def _one_line(error: BaseException) -> str:
 def train(arguments: argparse.Namespace) -> int:
     """`minigpt train`: a new run, or one taken up again."""
     out = Path(arguments.out or f"runs/{arguments.preset or 'tiny'}")
+    if arguments.resume and arguments.overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite deletes it: give one of them")
     changes = _changes(arguments)
     report = None if arguments.quiet else _print_line
     folder = RunFolder(out)
     if arguments.resume and folder.checkpoints():
-        if arguments.preset:
-            _require_preset_matches(arguments.preset, changes, folder)
         trainer = Trainer.resume(out, changes, report=report)
     else:
         config = PRESETS[arguments.preset or "tiny"].replace(**changes)
@@ -116,14 +115,6 @@ def _changes(arguments: argparse.Namespace) -> dict[str, object]:
     return changes
 
 
-def _require_preset_matches(preset: str, changes: dict[str, object], folder: RunFolder) -> None:
-    """A resumed run keeps its own settings: a preset must not promise it another shape."""
-    checkpoint = folder.newest_good_checkpoint(lambda text: None)
-    if checkpoint is not None:
-        saved = TrainConfig.from_dict(read_state(checkpoint)["config"])
-        require_same_shape(saved, PRESETS[preset].replace(**changes))
-
-
 def _print_result(result: TrainResult, trainer: Trainer, out: Path) -> None:
     if result.sample is not None:
         print(f"--- sample ---\n{result.sample}\n--------------")
@@ -133,8 +124,7 @@ def _print_result(result: TrainResult, trainer: Trainer, out: Path) -> None:
         f"{result.whole_validation_loss:.4f} over the whole split"
     )
     print(f"model, log.csv and loss.png: {out}")
-    start = trainer.tokenizer.decode([int(i) for i in trainer.train_data.ids[:1]])
-    command = ["minigpt", "generate", "--model", str(out), start]
+    command = ["minigpt", "generate", "--model", str(out), trainer.prompt()]
     print(f"more text: {shlex.join(command)}")
 
 
@@ -157,12 +147,14 @@ def generate(arguments: argparse.Namespace) -> int:
         )
     decoder = tokenizer.stream_decoder(skip_special_tokens=True)
 
+    unwritten = [] if arguments.quiet else [arguments.prompt]  # until the options have proved good
+
     def show(token: int) -> None:
+        while unwritten:
+            sys.stdout.write(unwritten.pop())
         sys.stdout.write(decoder.put(token))
         sys.stdout.flush()
 
-    if not arguments.quiet:
-        sys.stdout.write(arguments.prompt)
     generate_beyond_context(
         model,
         prompt,

@@ -12,7 +12,7 @@ from tensor import Tensor, cross_entropy, no_grad
 from tensor.nn import Module
 
 
-def next_token_loss(model: GPT2LMHeadModel, inputs: np.ndarray, targets: np.ndarray) -> Tensor:
+def window_loss(model: GPT2LMHeadModel, inputs: np.ndarray, targets: np.ndarray) -> Tensor:
     """The mean cross-entropy of predicting ``targets[b, t]`` from ``inputs[b, :t + 1]``, in nats.
 
     ``inputs`` and ``targets`` are integers (B, T). The model's own ``labels`` would leave the last
@@ -48,7 +48,7 @@ def split_loss(
     losses, counts = [], []
     with evaluation_mode(model):
         for inputs, targets in data.windows(batch_size, block_size):
-            losses.append(next_token_loss(model, inputs, targets).item())
+            losses.append(window_loss(model, inputs, targets).item())
             counts.append(targets.size)
     return math.fsum(loss * count for loss, count in zip(losses, counts)) / sum(counts)
 
@@ -69,5 +69,5 @@ def sampled_loss(
             inputs, targets = data.random_batch(
                 batch_size, block_size, seed=seed, step=number, stream=VALIDATION_STREAM
             )
-            losses.append(next_token_loss(model, inputs, targets).item())
+            losses.append(window_loss(model, inputs, targets).item())
     return math.fsum(losses) / batches

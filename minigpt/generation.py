@@ -6,6 +6,7 @@ the choice. Their order and rules are those of transformers.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +33,14 @@ class Streamer(Protocol):
 
     def end(self) -> None:
         """Generation is over."""
+
+
+def whole_number(name: str, value: Any) -> int:
+    """An option as an int; TypeError with its name for a fraction or what is no number."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} = {value!r} must be a whole number") from None
 
 
 # --- what changes the logits before a token is chosen
@@ -108,8 +117,8 @@ class Options:
                 f"temperature = {self.temperature} must be above 0; for the most probable token "
                 "use greedy decoding, do_sample=False"
             )
-        if not isinstance(self.top_k, (int, np.integer)) or self.top_k < 0:
-            raise ValueError(f"top_k = {self.top_k} must be a whole number, 0 for off")
+        if whole_number("top_k", self.top_k) < 0:
+            raise ValueError(f"top_k = {self.top_k} must not be negative, 0 for off")
         if not self.top_p > 0:
             raise ValueError(f"top_p = {self.top_p} must be above 0, 1 for off")
         if not self.repetition_penalty > 0:
@@ -122,11 +131,17 @@ def choose(
     logits: np.ndarray, ids: np.ndarray, options: Options, generator: Generator
 ) -> np.ndarray:
     """The next token of each row, int64 (B,), from its logits (B, V) after the ids (B, T)."""
+    if np.isnan(logits).any():
+        raise FloatingPointError("generate: the model's logits are NaN: its weights are damaged")
     if options.repetition_penalty != 1:
         logits = penalize_repetition(logits, ids, options.repetition_penalty)
     if not options.do_sample:
         return logits.argmax(axis=-1)
-    logits = keep_top_k(logits / float(options.temperature), options.top_k)
+    # From the row's maximum down, so that a tiny temperature gives -inf and never inf - inf.
+    distance = (logits - logits.max(axis=-1, keepdims=True)).astype(np.float64)
+    with np.errstate(over="ignore"):
+        logits = distance / float(options.temperature)
+    logits = keep_top_k(logits, options.top_k)
     return sample(keep_top_p(logits, options.top_p), generator)
 
 
@@ -160,7 +175,7 @@ def generate(
         counts if both are given. 20 new tokens if neither is, or as many as the context has room
         for.
     do_sample: draw tokens by their probability instead of taking the most probable one, after
-        temperature (> 0, lower is bolder), top_k (0: off) and top_p (1: off).
+        temperature (> 0; the lower, the closer to greedy), top_k (0: off) and top_p (1: off).
     repetition_penalty: > 1 makes tokens of the prompt and the text so far less likely.
     eos_token_id: one id or several that end a row; the configuration's unless given, None for no
         end. A row that has ended is filled up with pad_token_id (the configuration's, or the first
@@ -236,9 +251,12 @@ def _final_length(
                 f"the prompt of {prompt} tokens fills the context of {limit} (n_positions)"
             )
         return min(prompt + DEFAULT_NEW_TOKENS, limit)
-    if max_new_tokens is not None and max_new_tokens < 1:
+    if max_new_tokens is not None and whole_number("max_new_tokens", max_new_tokens) < 1:
         raise ValueError(f"max_new_tokens = {max_new_tokens} must be at least 1")
-    stop = prompt + max_new_tokens if max_new_tokens is not None else int(max_length or 0)
+    if max_new_tokens is not None:
+        stop = prompt + max_new_tokens
+    else:
+        stop = whole_number("max_length", max_length)
     if stop <= prompt:
         raise ValueError(
             f"max_length = {max_length} leaves no room after a prompt of {prompt} tokens"
@@ -257,7 +275,7 @@ def _end_and_pad(
 ) -> tuple[list[int], int | None]:
     """The ids that end a row, and the one that fills up a row that has ended."""
     eos = config.eos_token_id if eos_token_id is _FROM_CONFIG else eos_token_id
-    ends = [] if eos is None else [int(i) for i in np.atleast_1d(eos)]
+    ends = [] if eos is None else [whole_number("eos_token_id", i) for i in np.atleast_1d(eos)]
     pad = config.pad_token_id if pad_token_id is None else pad_token_id
     return ends, ends[0] if pad is None and ends else pad
 

@@ -119,7 +119,7 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
         raise ValueError(
             f"labels {labels.shape} must be (B, T) = {logits.shape[:2]}, as the logits"
         )
-    shifted = labels[:, 1:].pad([(0, 0), (0, 1)], IGNORED)  # (B, T)
+    shifted = labels[:, 1:].astype("int64").pad([(0, 0), (0, 1)], IGNORED)  # (B, T)
     return cross_entropy(logits, shifted, ignore_index=IGNORED)
 
 

@@ -106,6 +106,11 @@ class GPT2Model(PreTrainedModel):
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
+        if config.pruned_heads or config.add_cross_attention:
+            raise ValueError(
+                f"pruned_heads={config.pruned_heads} and add_cross_attention="
+                f"{config.add_cross_attention}: neither is supported yet"
+            )
         self.wte = Embedding(config.vocab_size, config.n_embd, config.initializer_range)
         self.wpe = Embedding(config.n_positions, config.n_embd, config.initializer_range)
         self.drop = Dropout(config.embd_pdrop)
@@ -191,6 +196,11 @@ class GPT2Model(PreTrainedModel):
                 raise ValueError(
                     f"past_key_values has {len(cache)} layers, the model {self.config.n_layer}"
                 )
+            if len({k.shape[2] for k, _ in cache}) > 1:
+                raise ValueError(
+                    "past_key_values: its layers hold different numbers of positions, as after a "
+                    "call that was interrupted; start with a new cache"
+                )
             return cache
         return KVCache() if use_cache else None
 
@@ -201,6 +211,12 @@ class GPT2Model(PreTrainedModel):
             if positions.shape not in ((B, T), (1, T)):
                 raise ValueError(
                     f"position_ids {positions.shape} must be (B, T) = {(B, T)} or (1, T)"
+                )
+            values = positions.numpy()
+            if values.size and not 0 <= values.min() <= values.max() < limit:
+                raise IndexError(
+                    f"position_ids from {values.min()} to {values.max()} are not all in "
+                    f"0 … {limit - 1} (n_positions is {limit})"
                 )
             return positions
         if past + T > limit:
@@ -224,6 +240,8 @@ class GPT2Model(PreTrainedModel):
                 f"attention_mask {mask.shape} must be (B, S) = {(B, S)}: one entry for each cached "
                 "and each new position"
             )
+        if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and np.isnan(mask).any()):
+            raise ValueError(f"attention_mask must hold 1 for tokens and 0 for padding, not {mask}")
         if mask.all():
             return None
         lowest = np.finfo(self.dtype).min

@@ -27,7 +27,7 @@ class TrainConfig:
     data: str | None = None  # a file, a folder, or None for the prose that Python carries
     tokenizer: str = "bpe:512"  # "char", "bpe:VOCABULARY SIZE", or a folder with a tokenizer
     # Optimisation.
-    max_steps: int = 500
+    max_steps: int = 600
     batch_size: int = 12
     grad_accumulation: int = 1
     lr: float = 1e-3
@@ -42,12 +42,12 @@ class TrainConfig:
     log_every: int = 10
     eval_every: int = 100
     eval_batches: int = 20
-    checkpoint_every: int = 250
+    checkpoint_every: int = 200
     keep_checkpoints: int = 2
     sample_tokens: int = 200
     # Where, and from which random numbers.
     device: str = "cpu"
-    seed: int = 1337
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Check every field: its type, its range, and what must agree with another field."""
@@ -62,6 +62,8 @@ class TrainConfig:
             raise ValueError(
                 f"min_lr={self.min_lr:g} is above lr={self.lr:g}: lower min_lr as well"
             )
+        if self.data == "":
+            raise ValueError("data is empty: name a file or a folder, or leave it out")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} is none of {', '.join(SCHEDULES)}")
 
@@ -133,7 +135,7 @@ _NANO_CPU = TrainConfig(
 )  # fmt: skip
 
 PRESETS: dict[str, TrainConfig] = {
-    "tiny": TrainConfig(),  # something to see within two minutes on a laptop
+    "tiny": TrainConfig(),  # something to see within minutes on a laptop
     "nano-cpu": _NANO_CPU,
     "gpt2": _GPT2,
 }

@@ -9,7 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from minigpt.checkpoints.safetensors_file import iter_safetensors, write_safetensors
+from minigpt.checkpoints.safetensors_file import (
+    iter_safetensors,
+    read_header,
+    write_safetensors,
+)
 from minigpt.config import GPT2Config
 from tensor import Tensor
 from tensor.nn import Module
@@ -99,28 +103,28 @@ class PreTrainedModel(Module):
     def load_file(self, file: Path) -> None:
         """Copy a safetensors file's weights into the parameters, one tensor at a time."""
         own = dict(self.named_parameters())
-        loaded: set[str] = set()
+        targets: dict[str, str] = {}
         problems = []
-        for name, array in iter_safetensors(file):
+        for name, array in read_header(file).items():
             target = self._own_name(name)
             if target is None:
                 continue
+            targets[name] = target
             if target not in own:
                 problems.append(f"unexpected: {name} {array.shape}")
             elif array.shape != own[target].shape:
                 problems.append(
                     f"misshapen: {name} is {array.shape}, the model's is {own[target].shape}"
                 )
-            else:
-                own[target].copy_(array)
-            loaded.add(target)
-        missing = [name for name in own if name not in loaded]
+        missing = [name for name in own if name not in targets.values()]
         problems += [f"missing: {n} {own[n].shape}" for n in missing if n not in self.head_names]
         if problems:
             raise ValueError(
                 f"{file} does not fit {type(self).__name__} with this configuration:\n  "
                 + "\n  ".join(problems)
             )
+        for name, values in iter_safetensors(file, list(targets)):
+            own[targets[name]].copy_(values)
         if missing:
             warnings.warn(
                 f"{file} has no {', '.join(missing)}: newly initialised, to be trained",

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from minigpt.files import atomic_write, read_json
+from minigpt.files import atomic_write, read_json, sync_folder
 
 SUMS = "SHA256SUMS"
 STATE_KEYS = (
@@ -37,7 +37,7 @@ COLUMNS = ("step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_s")
 # the model and of the tokenizers.
 _MODEL_FILES = (
     "model.safetensors", "config.json", "generation_config.json", "vocab.json", "merges.txt",
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "pytorch_model.bin",
 )  # fmt: skip
 _STEP_FOLDER = re.compile(r"step-(\d{6,})")
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([^/\\]+)")
@@ -84,8 +84,7 @@ class RunFolder:
 
     def in_the_way(self) -> list[str]:
         """The names of what a new run would overwrite: checkpoints, models, another's log."""
-        candidates = (*_MODEL_FILES, "pytorch_model.bin")
-        names = [name for name in candidates if (self.path / name).exists()]
+        names = [name for name in _MODEL_FILES if (self.path / name).exists()]
         if self.log_path.exists() and not _is_log(self.log_path):
             names.append(self.log_path.name)
         return (["checkpoints"] if self.checkpoints() else []) + names
@@ -105,7 +104,7 @@ class RunFolder:
             if final.exists():  # a damaged one that this run passed over
                 shutil.rmtree(final)
             unfinished.rename(final)
-            _sync_folder(self.checkpoints_path)
+            sync_folder(self.checkpoints_path)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
@@ -181,17 +180,6 @@ def _write_sums(folder: Path) -> None:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames inside a folder survive a power cut, where the system lets one."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class RunLog:

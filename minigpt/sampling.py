@@ -40,6 +40,7 @@ def generate_beyond_context(
         )
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} should be at least 1")
+    end_token = options.get("eos_token_id", model.config.eos_token_id)
     ids = list(prompt)
     end = len(ids) + max_new_tokens
     while len(ids) < end:
@@ -51,7 +52,7 @@ def generate_beyond_context(
         )  # (1, window + new)
         new = output[0, len(window) :].tolist()
         ids += new
-        if len(new) < room or _is_end(new[-1], model.config.eos_token_id):
+        if len(new) < room or _is_end(new[-1], end_token):
             break
         seed = None if seed is None else seed + 1
     return ids

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from minigpt.char_tokenizer import CharTokenizer
 from minigpt.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from minigpt.data import TokenData, load_text
-from minigpt.evaluation import next_token_loss, sampled_loss, split_loss
+from minigpt.evaluation import sampled_loss, split_loss, window_loss
 from minigpt.files import FolderLock, atomic_write, remove_leftovers
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.plots import plot_run
@@ -130,7 +131,7 @@ class Trainer:
         """
         refuse_to_overwrite(RunFolder(out), overwrite)
         text = load_text(config.data)
-        source = config.data or "the help topics that Python carries"
+        source = "the help topics that Python carries" if config.data is None else config.data
         tell(report, f"text: {len(text):,} characters of {source}")
         tokenizer = make_tokenizer(config.tokenizer, text)
         train_data, validation_data = tokenize(text, tokenizer)
@@ -161,6 +162,10 @@ class Trainer:
             raise FileNotFoundError(f"{out}: no checkpoint to go on from")
         state = read_state(checkpoint)
         config = resumed_config(TrainConfig.from_dict(state["config"]), changes or {})
+        if config.max_steps < state["step"]:
+            raise ValueError(
+                f"step {state['step']} of this run is past max_steps={config.max_steps}: raise it"
+            )
         tokenizer = load_tokenizer(checkpoint)
         train_data, validation_data = tokenize(load_text(config.data), tokenizer)
         for data in (train_data, validation_data):
@@ -261,12 +266,12 @@ class Trainer:
                 step=self.step,
                 micro_batch=micro_batch,
             )
-            loss = next_token_loss(self.model, inputs, targets)
-            self._require_finite(loss.item(), "training loss")
+            loss = window_loss(self.model, inputs, targets)
+            self._require_finite(loss.item(), "training loss", self.step + 1)
             step_loss += loss.item() / config.grad_accumulation
             (loss / config.grad_accumulation).backward()
         grad_norm = optim.clip_grad_norm(self.model.parameters(), config.grad_clip or math.inf)
-        self._require_finite(grad_norm, "norm of the gradients")
+        self._require_finite(grad_norm, "norm of the gradients", self.step + 1)
         lr = LEARNING_RATE[config.schedule](
             self.step, config.lr, config.warmup_steps, config.max_steps, config.min_lr
         )
@@ -286,15 +291,15 @@ class Trainer:
             block_size=config.block_size,
             seed=config.seed,
         )
-        self._require_finite(loss, "validation loss")
+        self._require_finite(loss, "validation loss", self.step)
         self.validation_loss = loss
         return loss
 
     def sample(self) -> str:
-        """Text that the model writes, begun with the first token of the training text."""
+        """Text that the model writes after `prompt()`."""
         ids = generate_beyond_context(
             self.model,
-            [int(self.train_data.ids[0])],
+            self.tokenizer.encode(self.prompt()),
             self.config.sample_tokens,
             do_sample=True,
             top_k=50,
@@ -302,6 +307,14 @@ class Trainer:
             seed=self.config.seed,
         )
         return self.tokenizer.decode(ids)
+
+    def prompt(self) -> str:
+        """The first capitalised word of the validation split, or its first token without one."""
+        ids = [int(i) for i in self.validation_data.ids[:1000]]
+        word = re.search(r"\b[A-Z][a-z]+\b", self.tokenizer.decode(ids))
+        if word is None or len(self.tokenizer.encode(word[0])) >= self.model.config.n_positions:
+            return self.tokenizer.decode(ids[:1])
+        return word[0]
 
     # ---- saving --------------------------------------------------------------------------------
 
@@ -321,6 +334,9 @@ class Trainer:
         self.tokenizer.save_pretrained(folder)
 
     def _state(self) -> dict[str, Any]:
+        config = self.config.to_dict()
+        if self.config.data is not None:  # so that the run can be resumed from any folder
+            config["data"] = str(Path(self.config.data).absolute())
         splits = (self.train_data, self.validation_data)
         return {
             "step": self.step,
@@ -328,7 +344,7 @@ class Trainer:
             "validation_loss": self.validation_loss,
             "random_state": random.default_generator().get_state(),
             "data": {data.name: data.fingerprint() for data in splits},
-            "config": self.config.to_dict(),
+            "config": config,
         }
 
     # ---- small steps of run() ------------------------------------------------------------------
@@ -381,11 +397,11 @@ class Trainer:
         sample = self.sample() if self.config.sample_tokens else None
         return TrainResult(self.step, False, *losses, whole, sample)
 
-    def _require_finite(self, value: float, what: str) -> None:
+    def _require_finite(self, value: float, what: str, step: int) -> None:
         if math.isfinite(value):
             return
         raise FloatingPointError(
-            f"step {self.step + 1}: the {what} is {value}; {self._first_non_finite()}; stopped, "
+            f"step {step}: the {what} is {value}; {self._first_non_finite()}; stopped, "
             f"the last checkpoint is as it was: lower the learning rate (--set lr=...) or look "
             "for what the text holds there"
         )

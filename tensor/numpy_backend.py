@@ -260,8 +260,7 @@ def keep_freed_memory() -> bool:
         return False
     m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
     mallopt = ctypes.CDLL(None).mallopt
-    # mallopt takes an int: 2^31 - 1 bytes before the heap is trimmed, 2^30 before an array is
-    # mapped.
-    return bool(mallopt(m_mmap_threshold, 1 << 30)) and bool(
-        mallopt(m_trim_threshold, (1 << 31) - 1)
-    )
+    # Arrays of up to 1 GiB come from the heap (older versions allow 32 MiB at most), and 2 GiB may
+    # lie free at its end before it shrinks.
+    raised = mallopt(m_mmap_threshold, 1 << 30) or mallopt(m_mmap_threshold, 32 << 20)
+    return bool(mallopt(m_trim_threshold, (1 << 31) - 1)) and bool(raised)

@@ -254,7 +254,10 @@ def sum_of_squares(x: np.ndarray) -> float:
     runs, rest = flat[:whole].reshape(-1, 256), flat[whole:]
     with np.errstate(all="ignore"):
         sums = np.einsum("nc,nc->n", runs, runs)
-        return float(sums.sum(dtype=np.float64)) + float(np.dot(rest, rest))
+        total = float(sums.sum(dtype=np.float64)) + float(np.dot(rest, rest))
+        if math.isfinite(total):
+            return total
+        return float(np.square(flat, dtype=np.float64).sum())  # 1e20 squared overflows float32
 
 
 def sgd_step(

@@ -11,9 +11,8 @@ import numpy as np
 from tensor.nn import Module
 from tensor.tensor import Tensor
 
-Group = dict[
-    str, Any
-]  # "params": list of tensors, and the options that hold for them ("lr", "weight_decay")
+# "params": a list of tensors, and the options that hold for them ("lr", "weight_decay")
+Group = dict[str, Any]
 
 
 def _read_groups(params: Iterable[Any], defaults: Group) -> list[Group]:
@@ -31,7 +30,10 @@ def _read_groups(params: Iterable[Any], defaults: Group) -> list[Group]:
             raise TypeError(
                 f"unknown options {sorted(unknown)} in a parameter group; known: {sorted(defaults)}"
             )
-        result.append({**defaults, **group, "params": list(group["params"])})
+        params = group["params"]
+        if isinstance(params, Tensor):
+            raise TypeError("a group's params is a list of parameters: [w] for a single one")
+        result.append({**defaults, **group, "params": list(params)})
     seen: set[int] = set()
     for p in (p for group in result for p in group["params"]):
         if id(p) in seen:
@@ -160,6 +162,8 @@ class AdamW(Optimizer):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        for beta in betas:
+            _check_option("betas", beta)
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"AdamW: betas {betas} must be two numbers in 0 … 1 (1 excluded)")
         _check_option("eps", eps)

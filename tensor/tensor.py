@@ -221,6 +221,9 @@ class Tensor(TensorLike):
     def copy_(self, values: Any) -> Tensor:
         """Overwrite the values in place, keeping shape, dtype and device: how weights are loaded.
 
+        A graph that was recorded with the old values must not be walked afterwards: its operations
+        refer to this array and don't notice the change. (An optimizer's step is the same.)
+
         ValueError if the shape differs, TypeError for values that are no numbers or fractions for
         an integer tensor, RuntimeError for a tensor that has a graph.
         """

@@ -5,7 +5,7 @@ import pytest
 
 from minigpt import GPT2Config, GPT2LMHeadModel
 from minigpt.data import TokenData
-from minigpt.evaluation import next_token_loss, sampled_loss, split_loss
+from minigpt.evaluation import sampled_loss, split_loss, window_loss
 from minigpt.sampling import generate_beyond_context
 from tensor import random
 
@@ -54,7 +54,7 @@ class TestEvaluation:
     def test_every_position_has_a_target(self, model):
         inputs, targets = np.array([[1, 2, 3]]), np.array([[2, 3, 4]])
         model.eval()
-        loss = next_token_loss(model, inputs, targets).item()
+        loss = window_loss(model, inputs, targets).item()
         assert loss == pytest.approx(self.slow_loss(model, inputs, targets), abs=1e-5)
 
     def test_the_estimate_is_repeatable_and_close(self, model):

@@ -168,9 +168,10 @@ def test_gradients_reach_the_new_tokens_and_not_the_cached_ones(model):
         (dict(input_ids=[[31]]), IndexError, "id 31 is outside 0 … 30"),
         (dict(input_ids=[[-1]]), IndexError, "id -1 is outside"),
         (dict(input_ids=np.zeros((1, 25), int)), IndexError, "n_positions is 24"),
-        (dict(input_ids=IDS, position_ids=np.full((2, 9), 24)), IndexError, "id 24 is outside"),
+        (dict(input_ids=IDS, position_ids=IDS * 0 + 24), IndexError, "position_ids from 24 to 24"),
         (dict(input_ids=IDS, position_ids=IDS[:, 1:]), ValueError, r"position_ids \(2, 8\)"),
         (dict(input_ids=IDS, attention_mask=np.ones((2, 8))), ValueError, r"must be \(B, S\)"),
+        (dict(input_ids=IDS, attention_mask=np.full((2, 9), np.nan)), ValueError, "1 for tokens"),
         (dict(input_ids=IDS, labels=IDS[:, 1:]), ValueError, r"labels \(2, 8\) must be \(B, T\)"),
         (dict(input_ids=IDS, labels=IDS + 31), IndexError, "is neither in 0 … 30 nor -100"),
         (dict(input_ids=IDS, labels=IDS, logits_to_keep=2), ValueError, r"labels \(2, 9\)"),
@@ -215,6 +216,43 @@ def test_wrong_input_is_named(model, arguments, error, words):
 def test_wrong_generation_options_are_named(model, options, words):
     with pytest.raises(ValueError, match=words):
         model.generate(IDS, **options)
+
+
+def test_a_number_that_is_not_whole_is_refused(model):
+    with pytest.raises(TypeError, match="max_new_tokens = 2.5 must be a whole number"):
+        model.generate(IDS, max_new_tokens=2.5)
+    with pytest.raises(TypeError, match="eos_token_id = .*1.7.* must be a whole number"):
+        model.generate(IDS, eos_token_id=1.7)
+
+
+def test_damaged_weights_do_not_choose_tokens(model):
+    model.transformer.ln_f.bias.copy_(np.full(16, np.nan))
+    with pytest.raises(FloatingPointError, match="logits are NaN"):
+        model.generate(IDS, do_sample=True, seed=0)
+
+
+def test_a_tiny_temperature_is_greedy(model):
+    a = model.generate(IDS, max_new_tokens=5, do_sample=True, temperature=1e-42, seed=0)
+    assert np.array_equal(a, model.generate(IDS, max_new_tokens=5))
+
+
+def test_labels_of_any_integer_dtype(model):
+    expected = model(IDS, labels=IDS).loss.item()
+    assert model(IDS, labels=IDS.astype(np.uint16)).loss.item() == expected
+
+
+def test_a_cache_whose_layers_differ_is_refused(model):
+    """As an interrupted call leaves it."""
+    cache = model(IDS[:, :4], use_cache=True).past_key_values
+    k, v = cache[0]
+    cache.update(0, k, v)
+    with pytest.raises(ValueError, match="different numbers of positions"):
+        model(IDS[:, 4:], past_key_values=cache)
+
+
+def test_what_is_not_built_yet_is_refused():
+    with pytest.raises(ValueError, match="neither is supported yet"):
+        GPT2Model(GPT2Config(**CONFIG, add_cross_attention=True))
 
 
 def test_an_empty_prompt_is_refused(model):
