@@ -18,9 +18,8 @@ from tensor.backend import DropoutMask
 from tensor.random import keep_mask
 
 TILE_BYTES = 1 << 19  # of one tile's scores: half of a usual second-level cache
-QUERY_ROWS = (
-    128  # queries in a tile: few enough to skip most of the future, enough for an efficient product
-)
+# Queries in a tile: few enough to skip most of the future, enough for an efficient product.
+QUERY_ROWS = 128
 
 
 class Tile(NamedTuple):

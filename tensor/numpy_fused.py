@@ -16,9 +16,8 @@ from tensor.backend import DropoutMask
 from tensor.random import keep_mask
 from tensor.special import erf
 
-BLOCK_BYTES = (
-    1 << 18
-)  # of one operand; three or four operands of this size fit a 1 MiB second-level cache
+# Of one operand of a block: three or four of this size fit a second-level cache of 1 MiB.
+BLOCK_BYTES = 1 << 18
 
 
 def blocks(rows: int, row_bytes: int) -> Iterator[slice]:

@@ -1,8 +1,8 @@
 """nanoGPT's CPU run, here and in torch: `python -m tests.bench.nano_cpu TEXT [--seed N]`.
 
 Both train on the same batches with the settings of the preset nano-cpu, estimate the validation
-loss every 250 steps, and end with the loss over the whole validation split; each in a process of its
-own, one after the other. Their initial weights are drawn by different generators.
+loss every 250 steps, and end with the loss over the whole validation split; each in a process of
+its own, one after the other. Their initial weights are drawn by different generators.
 """
 
 from __future__ import annotations
