@@ -144,11 +144,12 @@ def gelu(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray | None
 
 
 def gelu_tanh(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """GPT-2's form: y = x * (1 + tanh(c * (x + a x^3))) / 2, c = sqrt(2 / pi), a = 0.044715.
+    """GPT-2's form: y = x * (1 + tanh(u)) / 2, u = c * (x + a x^3), c = sqrt(2 / pi), a = 0.044715.
 
-    With t the tanh, dy/dx = (1 + t) / 2 + x * (1 - t^2) * c * (1 + 3 a x^2) / 2. It is computed
-    here, in the forward pass, while t is at hand: that saves the second tanh, and what is kept for
-    the backward pass is as large as x itself.
+    (1 + tanh(u)) / 2 is s = 1 / (1 + exp(-2u)), which takes half of tanh's time. With it
+    dy/dx = s + x * s * (1 - s) * 2c * (1 + 3 a x^2). It is computed here, in the forward pass,
+    while s is at hand: that saves a second exp, and what is kept for the backward pass is as large
+    as x itself.
     """
     flat = np.ascontiguousarray(x).reshape(-1)
     y = np.empty_like(flat)
@@ -159,22 +160,22 @@ def gelu_tanh(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray |
         for block in blocks(flat.size, 4 * flat.itemsize):
             xs, out = flat[block], y[block]
             square = xs * xs
-            t = square * number(c * a)
-            t += number(c)
-            t *= xs
-            np.tanh(t, out=t)
+            s = square * number(-2 * c * a)
+            s -= number(2 * c)
+            s *= xs  # -2u
+            np.exp(s, out=s)
+            s += number(1)
+            np.reciprocal(s, out=s)
             if slope is not None:
-                np.multiply(t, t, out=out)
-                np.subtract(number(1), out, out=out)  # 1 - t^2
-                square *= number(1.5 * c * a)
-                square += number(0.5 * c)
-                square *= xs
-                np.multiply(square, out, out=slope[block])
-            t *= number(0.5)
-            t += number(0.5)
-            np.multiply(xs, t, out=out)
-            if slope is not None:
-                slope[block] += t
+                change = slope[block]
+                square *= number(6 * c * a)
+                square += number(2 * c)
+                np.subtract(number(1), s, out=change)
+                change *= s
+                change *= xs
+                change *= square
+                change += s
+            np.multiply(xs, s, out=out)
     return y.reshape(x.shape), None if slope is None else slope.reshape(x.shape)
 
 
