@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.presets import PRESETS, parse_settings
+from minigpt.progress import tell
 from minigpt.run_folder import RunFolder
 from minigpt.sampling import generate_beyond_context
 from minigpt.tokenizer import load_tokenizer
@@ -38,6 +39,10 @@ USER_ERRORS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (``sys.argv[1:]`` by default) and return its exit code."""
+    if sys.stdout is None:  # a daemon may have closed them
+        sys.stdout = open(os.devnull, "w")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that can't show a character shows a `?`
             stream.reconfigure(errors="replace")
@@ -49,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read our output has had enough (`| head`). Python would complain once more when
-        # it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
     except KeyboardInterrupt:
         print("minigpt: interrupted", file=sys.stderr)
@@ -61,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"minigpt: error: {_one_line(error)}", file=sys.stderr)
         return 2
+
+
+def _discard_output() -> None:
+    """Whoever read our output has had enough (`| head`): Python would complain when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *where: object) -> None:
@@ -89,13 +97,22 @@ def train(arguments: argparse.Namespace) -> int:
     report = None if arguments.quiet else _print_line
     folder = RunFolder(out)
     if arguments.resume and folder.checkpoints():
+        if arguments.preset:
+            tell(report, "resuming: the settings are those of the run, not those of --preset")
         trainer = Trainer.resume(out, changes, report=report)
     else:
+        if arguments.resume:
+            tell(report, f"no checkpoint in {out}: starting anew")
         config = PRESETS[arguments.preset or "tiny"].replace(**changes)
         trainer = Trainer.start(config, out, report=report, overwrite=arguments.overwrite)
     if report is not None:
         report(trainer.describe())
-    result = trainer.run()
+    try:
+        result = trainer.run()
+    except BrokenPipeError:
+        _discard_output()
+        print(f"minigpt: output closed: stopped and saved at step {trainer.step}", file=sys.stderr)
+        return INTERRUPTED
     if result.interrupted:
         print(f"stopped and saved at step {result.step}: --resume goes on from there")
         return INTERRUPTED
@@ -124,7 +141,9 @@ def _print_result(result: TrainResult, trainer: Trainer, out: Path) -> None:
         f"{result.whole_validation_loss:.4f} over the whole split"
     )
     print(f"model, log.csv and loss.png: {out}")
-    command = ["minigpt", "generate", "--model", str(out), trainer.prompt()]
+    command = ["minigpt", "generate", "--model", str(out)]
+    prompt = trainer.tokenizer.decode(trainer.prompt_ids())
+    command += ["--", prompt] if prompt.startswith("-") else [prompt]
     print(f"more text: {shlex.join(command)}")
 
 
@@ -195,6 +214,12 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see {self.prog} --help)")
 
 
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: is a shell variable unset?")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="minigpt",
@@ -217,9 +242,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = "Settings: " + ", ".join(PRESETS["tiny"].to_dict()) + "."
     parser.add_argument("--preset", choices=list(PRESETS), help="tiny unless given")
-    parser.add_argument("--data", metavar="PATH", help="a UTF-8 text file, or a folder of them")
-    parser.add_argument("--tokenizer", metavar="KIND", help="char, bpe:SIZE, or a folder with one")
-    parser.add_argument("--out", metavar="FOLDER", help="runs/PRESET unless given")
+    parser.add_argument(
+        "--data", metavar="PATH", type=_not_empty,
+        help="a UTF-8 text file, or a folder of them",
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="KIND", type=_not_empty,
+        help="char, bpe:SIZE, or a folder with one",
+    )
+    parser.add_argument("--out", metavar="FOLDER", type=_not_empty, help="runs/PRESET unless given")
     parser.add_argument(
         "--resume", action="store_true", help="go on from the newest good checkpoint, if any"
     )
@@ -237,23 +268,39 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=generate)
     parser.description = "Continue a prompt with a model from a folder, and print what it writes."
     parser.add_argument("prompt", help="the text to go on from")
-    parser.add_argument("--model", metavar="FOLDER", required=True)
-    parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="100")
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="1.0")
-    parser.add_argument("--top-k", type=int, default=50, metavar="N", help="50; 0 is off")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="X", help="1.0, which is off")
+    parser.add_argument(
+        "--model", metavar="FOLDER", required=True, type=_not_empty, help="a folder with a model"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=100, metavar="N",
+        help="how many to add (100)",
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, metavar="X",
+        help="below 1: closer to greedy (1.0)",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=50, metavar="N",
+        help="only the N likeliest tokens; 0 is off (50)",
+    )
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, metavar="X",
+        help="only the likeliest up to this probability; 1 is off (1.0)",
+    )
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
     parser.add_argument(
         "--seed", type=int, metavar="N", help="the same text again; another each time unless given"
     )
-    parser.add_argument("--device", default="cpu", help="cpu")
+    parser.add_argument("--device", default="cpu", help="where to compute (cpu)")
     parser.add_argument("--quiet", action="store_true", help="print the new text only")
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=info)
     parser.description = "List the parameters of a model: names, shapes, sizes."
-    parser.add_argument("--model", metavar="FOLDER", required=True)
+    parser.add_argument(
+        "--model", metavar="FOLDER", required=True, type=_not_empty, help="a folder with a model"
+    )
 
 
 def _version() -> str:

@@ -136,7 +136,7 @@ class TokenData:
         """Raise ValueError unless at least one window of ``block_size`` and its targets fits."""
         if len(self) < block_size + 1:
             advice = "give a longer text"
-            if len(self) >= 2:
+            if len(self) >= 3:  # a context has two tokens at least
                 advice += f" or a shorter context (--set block_size={len(self) - 1})"
             raise ValueError(
                 f"{self.name}: {len(self)} tokens, and a context of {block_size} needs at least "

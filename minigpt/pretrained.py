@@ -29,6 +29,8 @@ class PreTrainedModel(Module):
     head_names: tuple[str, ...] = ()  # parameters that a file without this head may lack
 
     def __init__(self, config: GPT2Config) -> None:
+        if not isinstance(config, GPT2Config):
+            raise TypeError(f"a GPT2Config is needed, not {type(config).__name__}")
         config.validate()
         self.config = config
 
@@ -95,7 +97,13 @@ class PreTrainedModel(Module):
         file = folder / WEIGHTS_FILE
         if not file.is_file():
             found = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
-            raise FileNotFoundError(f"{folder} has no {WEIGHTS_FILE}; it holds: {found}")
+            advice = ""
+            if list(folder.glob("*.index.json")) or list(folder.glob("*.bin")):
+                advice = (
+                    ". Sharded and torch files are not read yet: load them with transformers and "
+                    "call save_pretrained(folder, max_shard_size='100GB')"
+                )
+            raise FileNotFoundError(f"{folder} has no {WEIGHTS_FILE}; it holds: {found}{advice}")
         model = cls(GPT2Config.from_pretrained(folder, **overrides)).astype(dtype)
         model.load_file(file)
         return model.to(device).eval()

@@ -60,7 +60,8 @@ class RunFolder:
         """All checkpoint folders, oldest step first, unchecked."""
         if not self.checkpoints_path.is_dir():
             return []
-        found = [p for p in self.checkpoints_path.iterdir() if _STEP_FOLDER.fullmatch(p.name)]
+        folders = [p for p in self.checkpoints_path.iterdir() if p.is_dir()]
+        found = [p for p in folders if _STEP_FOLDER.fullmatch(p.name)]
         return sorted(found, key=checkpoint_step)
 
     def newest_good_checkpoint(self, report: Callable[[str], None]) -> Path | None:

@@ -103,7 +103,7 @@ class Trainer:
         self.report = report
         self.overwrite = overwrite
         self.step = 0
-        self.saved_step = 0
+        self.saved_step = -1  # so that a run that is stopped before its first step is saved, too
         self.first_validation_loss = math.nan
         self.validation_loss = math.nan
         self.optimizer = optim.AdamW(
@@ -296,10 +296,10 @@ class Trainer:
         return loss
 
     def sample(self) -> str:
-        """Text that the model writes after `prompt()`."""
+        """Text that the model writes after `prompt_ids()`."""
         ids = generate_beyond_context(
             self.model,
-            self.tokenizer.encode(self.prompt()),
+            self.prompt_ids(),
             self.config.sample_tokens,
             do_sample=True,
             top_k=50,
@@ -308,13 +308,12 @@ class Trainer:
         )
         return self.tokenizer.decode(ids)
 
-    def prompt(self) -> str:
+    def prompt_ids(self) -> list[int]:
         """The first capitalised word of the validation split, or its first token without one."""
         ids = [int(i) for i in self.validation_data.ids[:1000]]
         word = re.search(r"\b[A-Z][a-z]+\b", self.tokenizer.decode(ids))
-        if word is None or len(self.tokenizer.encode(word[0])) >= self.model.config.n_positions:
-            return self.tokenizer.decode(ids[:1])
-        return word[0]
+        encoded = [] if word is None else self.tokenizer.encode(word[0])
+        return encoded if 0 < len(encoded) < self.model.config.n_positions else ids[:1]
 
     # ---- saving --------------------------------------------------------------------------------
 
@@ -327,7 +326,10 @@ class Trainer:
                 json.dump(self._state(), file, indent=2)
         self.saved_step = self.step
         self._save_model(self.folder.path)
-        plot_run(self.folder.log_path, title=self.folder.path.name)
+        try:
+            plot_run(self.folder.log_path, title=self.folder.path.name)
+        except (OSError, ValueError) as error:  # a picture is not worth a run
+            tell(self.report, f"no picture was drawn: {error}")
 
     def _save_model(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
@@ -351,7 +353,7 @@ class Trainer:
 
     def _prepare_folder(self) -> None:
         """Make room, now that the folder is ours."""
-        if self.step == 0:
+        if self.saved_step < 0:  # a new run
             refuse_to_overwrite(self.folder, self.overwrite)
             if self.overwrite:
                 self.folder.clear()
@@ -388,6 +390,7 @@ class Trainer:
         losses = (self.first_validation_loss, self.validation_loss)
         if interrupted:
             return TrainResult(self.step, True, *losses)
+        tell(self.report, f"saved in {self.folder.path}; evaluating the whole validation split")
         whole = split_loss(
             self.model,
             self.validation_data,

@@ -37,7 +37,10 @@ def to_array(values: Any, dtype: Any = None) -> np.ndarray:
             f"tensors are joined by stack ({error})"
         ) from None
     if dtype is not None and array.dtype.kind in "iubf":
-        return array.astype(checked_dtype(np.dtype(dtype)), copy=False)
+        converted = array.astype(checked_dtype(np.dtype(dtype)), copy=False)
+        if array.dtype.kind in "iu" and converted.dtype.kind in "iu" and (converted != array).any():
+            raise ValueError(f"{array[converted != array].flat[0]} does not fit {converted.dtype}")
+        return converted
     if (
         array.dtype == np.float64
         and isinstance(values, (float, list, tuple))

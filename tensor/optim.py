@@ -17,6 +17,8 @@ Group = dict[str, Any]
 
 def _read_groups(params: Iterable[Any], defaults: Group) -> list[Group]:
     """Parameters, or groups of them with their own options, as groups with every option."""
+    if isinstance(params, Module):
+        raise TypeError("an optimizer takes parameters: pass model.parameters()")
     if isinstance(params, Tensor):
         raise TypeError("an optimizer takes a list of parameters: [w] for a single one")
     given = list(params)
@@ -36,10 +38,14 @@ def _read_groups(params: Iterable[Any], defaults: Group) -> list[Group]:
         result.append({**defaults, **group, "params": list(params)})
     seen: set[int] = set()
     for p in (p for group in result for p in group["params"]):
+        if not isinstance(p, Tensor):
+            raise TypeError(
+                f"an optimizer takes leaf tensors that require gradients, not {type(p).__name__}"
+            )
         if id(p) in seen:
             raise ValueError(f"a parameter of shape {p.shape} was given to the optimizer twice")
         seen.add(id(p))
-        if not isinstance(p, Tensor) or not p.requires_grad or p.creator is not None:
+        if not p.requires_grad or p.creator is not None:
             raise TypeError(f"an optimizer takes leaf tensors that require gradients, not {p!r}")
     return result
 

@@ -519,6 +519,29 @@ class Tensor(TensorLike):
         """Indices as NumPy's: integers, slices, None, Ellipsis, integer or boolean arrays."""
         return shaping.index(self, index)
 
+    def _refuse_if_trained(self) -> None:
+        if self.requires_grad and self.creator is None:
+            raise TypeError(
+                "a tensor that requires gradients is not changed by += and the like; overwrite it "
+                "with copy_(values), or let an optimizer step"
+            )
+
+    def __iadd__(self, other: Any) -> Tensor:
+        self._refuse_if_trained()
+        return self + other
+
+    def __isub__(self, other: Any) -> Tensor:
+        self._refuse_if_trained()
+        return self - other
+
+    def __imul__(self, other: Any) -> Tensor:
+        self._refuse_if_trained()
+        return self * other
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        self._refuse_if_trained()
+        return self / other
+
     def __setitem__(self, index: Any, values: Any) -> None:
         raise TypeError(
             "a tensor's elements are not assigned one by one: make a new tensor with where() or "

@@ -157,7 +157,9 @@ MISTAKES = [
     (["train", "--resume", "--out", "{run}", "--set", "n_layer=3"], "started with n_layer=1"),
     (["train", "--resume", "--overwrite", "--out", "{run}"], "give one of them"),
     (["train", "--resume", "--out", "{run}", "--set", "max_steps=2"], "step 6 of this run is past"),
-    (["train", "--data", "", "--out", "new"], "data is empty"),
+    (["train", "--data", "", "--out", "new"], "argument --data: is empty"),
+    (["train", "--out", ""], "argument --out: is empty"),
+    (["generate", "--model", "", "1"], "argument --model: is empty"),
     (["train", "--resume", "--out", "{run}", "--data", "other.txt"], "not the text this run"),
     (["generate", "prompt"], "arguments are required: --model"),
     (["generate", "--model", "{run}"], "arguments are required: prompt"),
@@ -315,13 +317,37 @@ class TestProcess:
         _, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (130, "minigpt: interrupted\n")
 
-    def test_a_reader_that_leaves_is_no_error(self):
+    def test_a_reader_that_leaves_stops_the_run_and_the_exit_code_says_so(self):
         process = command(*self.LONG)
         self.wait_for_steps(process)
         process.stdout.close()
-        assert process.wait(timeout=60) == 0
-        assert process.stderr.read() == ""
-        assert RunFolder("run").checkpoints()
+        assert process.wait(timeout=60) == 130
+        (checkpoint,) = RunFolder("run").checkpoints()[-1:]
+        step = int(checkpoint.name.removeprefix("step-"))
+        said = f"minigpt: output closed: stopped and saved at step {step}\n"
+        assert process.stderr.read() == said
+
+    def test_a_stop_during_the_first_evaluation_is_saved_too(self):
+        many = ["--set", "eval_batches=3000"]
+        process = command(*self.LONG, *many)
+        for line in process.stdout:
+            if line.startswith("run:"):
+                break
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 130 and "saved at step 0" in out
+        assert [p.name for p in RunFolder("run").checkpoints()] == ["step-000000"]
+        assert main(["train", "--out", "run", "--resume", "--set", "max_steps=1", "--quiet"]) == 0
+
+    def test_closed_streams_are_no_mistake(self):
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        words = [sys.executable, "-m", "minigpt", "train", "--data", "text.txt", *SMALL]
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *words], env=environment, timeout=60
+        )
+        assert done.returncode == 0
+        assert RunFolder("runs/tiny").checkpoints()
 
     @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
     def test_a_terminal_shows_a_bar_and_keeps_the_evaluations(self):

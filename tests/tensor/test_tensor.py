@@ -419,3 +419,18 @@ def test_any_two_shapes_broadcast_as_in_numpy(shapes: hnp.BroadcastableShapes, o
     z.sum().backward()
     assert x.grad is not None and y.grad is not None
     assert x.grad.shape == a.shape and y.grad.shape == b.shape
+
+
+@pytest.mark.parametrize("change", ["x += 1", "x -= 1", "x *= 2", "x /= 2"])
+def test_a_trained_tensor_is_not_changed_by_augmented_assignment(change):
+    """`p -= lr * p.grad` would give the name p another tensor and leave the model's as it is."""
+    with pytest.raises(TypeError, match="copy_"):
+        exec(change, {"x": Tensor([1.0], requires_grad=True)})
+    names = {"x": Tensor([1.0], requires_grad=True) * 4}
+    exec(change, names)
+    assert names["x"].creator is not None
+
+
+def test_an_integer_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="300 does not fit uint8"):
+        Tensor([300], dtype=np.uint8)
