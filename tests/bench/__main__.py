@@ -85,7 +85,7 @@ def draw(results: list[dict], path: Path) -> None:
     axes.set_yticks(places, [r["case"] for r in results])
     axes.invert_yaxis()
     axes.set_xlabel("time of minigpt / time of torch and transformers (shorter is faster)")
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside lower right", ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
 
