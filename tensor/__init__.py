@@ -22,6 +22,7 @@ from tensor.functional import (
 from tensor.gradcheck import gradcheck
 from tensor.graph import is_grad_enabled, no_grad
 from tensor.nn import Module, Parameter
+from tensor.profiling import profile
 from tensor.random import manual_seed
 from tensor.tensor import Tensor
 
@@ -46,6 +47,7 @@ __all__ = [
     "nn",
     "no_grad",
     "optim",
+    "profile",
     "random",
     "stack",
     "where",

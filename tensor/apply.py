@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tensor.backend import Backend
 from tensor.convert import FLOAT32, NUMBERS, to_array
 from tensor.graph import is_grad_enabled
 from tensor.ops.function import Function, broadcast_shapes
+from tensor.profiling import timed
 
 if TYPE_CHECKING:
     from tensor.tensor import Tensor
@@ -26,6 +28,27 @@ def apply(function: type[Function], *inputs: Tensor, **options: Any) -> Any:
     Returns a Tensor, or a tuple of them where forward gives a tuple. ValueError if the inputs are
     on different devices.
     """
+    backend = _common_backend(function, inputs)
+    recording = is_grad_enabled()
+    needs_grad = tuple([recording and t.requires_grad for t in inputs])
+    node = function(backend, needs_grad)
+    result = timed(function.__name__, node.forward, *[t.data for t in inputs], **options)
+    arrays = result if isinstance(result, tuple) else (result,)
+    outputs = tuple([inputs[0].wrap(array, backend) for array in arrays])
+    if True in needs_grad:
+        node.edges = tuple(
+            ((t, 0) if t.creator is None else (t.creator, t.output)) if need else None
+            for t, need in zip(inputs, needs_grad, strict=True)
+        )
+        node.input_shapes = tuple(t.data.shape for t in inputs)
+        node.outputs = len(outputs)
+        for i, t in enumerate(outputs):
+            t.requires_grad, t.creator, t.output = True, node, i
+    return outputs if isinstance(result, tuple) else outputs[0]
+
+
+def _common_backend(function: type[Function], inputs: tuple[Tensor, ...]) -> Backend:
+    """The backend that all inputs are on. TypeError for what is no Tensor, ValueError for two."""
     for t in inputs:
         if not isinstance(t, TensorLike):
             raise TypeError(f"{function.__name__}: a Tensor is needed, not {type(t).__name__}")
@@ -36,23 +59,7 @@ def apply(function: type[Function], *inputs: Tensor, **options: Any) -> Any:
             raise ValueError(
                 f"{function.__name__}: inputs on different devices ({names}); use .to(device)"
             )
-    needs_grad = (
-        tuple(t.requires_grad for t in inputs) if is_grad_enabled() else (False,) * len(inputs)
-    )
-    node = function(backend, needs_grad)
-    result = node.forward(*(t.data for t in inputs), **options)
-    arrays = result if isinstance(result, tuple) else (result,)
-    outputs = tuple(inputs[0].wrap(array, backend) for array in arrays)
-    if any(needs_grad):
-        node.edges = tuple(
-            ((t, 0) if t.creator is None else (t.creator, t.output)) if need else None
-            for t, need in zip(inputs, needs_grad, strict=True)
-        )
-        node.input_shapes = tuple(t.data.shape for t in inputs)
-        node.outputs = len(outputs)
-        for i, t in enumerate(outputs):
-            t.requires_grad, t.creator, t.output = True, node, i
-    return outputs if isinstance(result, tuple) else outputs[0]
+    return backend
 
 
 def floating(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from tensor.backend import Array, Backend
 from tensor.ops.function import Function, sum_to_shape
+from tensor.profiling import timed
 
 
 class _GradMode(threading.local):
@@ -98,7 +99,7 @@ def walk(root: Function, output: int, grad: Array, retain_graph: bool) -> None:
         if all(g is None for g in grads):
             parts: tuple[Array | None, ...] = (None,) * len(function.edges)
         else:
-            result = function.backward(*grads)
+            result = timed(f"{type(function).__name__}.backward", function.backward, *grads)
             parts = result if isinstance(result, tuple) else (result,)
         _hand_on(function, grads, parts, sums)
         for edge in function.edges:

@@ -25,7 +25,7 @@ FLOORS = [
     {"tensor.backend", "tensor.random", "tensor.special", "tensor.numpy_attention",
      "tensor.numpy_fused", "tensor.numpy_backend", "tensor.cuda_backend", "tensor.devices"},
     {"tensor.ops"},
-    {"tensor.graph", "tensor.convert", "tensor.apply", "tensor.reductions", "tensor.shaping",
+    {"tensor.profiling", "tensor.graph", "tensor.convert", "tensor.apply", "tensor.reductions", "tensor.shaping",
      "tensor.tensor"},
     {"tensor.functional", "tensor.nn", "tensor.optim", "tensor.gradcheck"},
 ]

@@ -1,0 +1,104 @@
+"""Where the time goes: `with tensor.profile() as p: …` and then `print(p)`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Row:
+    """What one operation cost, all of its calls together."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    bytes: int = 0  # of the arrays taken in and given out
+
+
+class Profile:
+    """The costs of operations, by name: "LayerNorm" for a forward pass, "LayerNorm.backward" for
+    its derivative, "AdamW.step" and "clip_grad_norm" for what an optimizer does.
+
+    Time is that of the operation's own arithmetic; `seconds`, that of the whole block, holds the
+    rest, too: Python, the graph, sums of gradients. `bytes` counts each array that an operation
+    takes in or gives out once: divided by the time it says how close to the memory's bandwidth an
+    elementwise operation comes.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.seconds = 0.0
+
+    def record(self, name: str, seconds: float, arrays: Any) -> None:
+        """Add one call."""
+        row = self.rows.setdefault(name, Row())
+        row.calls += 1
+        row.seconds += seconds
+        row.bytes += sum(a.nbytes for a in arrays if a is not None)
+
+    def __str__(self) -> str:
+        """A table, the most expensive operation first."""
+        width = max([len("outside of operations"), *map(len, self.rows)])
+        lines = [f"{'operation':{width}} {'calls':>7} {'ms':>10} {'share':>6} {'MB':>9} {'GB/s':>6}"]
+        inside = 0.0
+        for name, row in sorted(self.rows.items(), key=lambda item: -item[1].seconds):
+            inside += row.seconds
+            rate = row.bytes / row.seconds / 1e9 if row.seconds else 0.0
+            lines.append(
+                f"{name:{width}} {row.calls:>7} {row.seconds * 1e3:>10.2f} "
+                f"{self._share(row.seconds):>6.1%} {row.bytes / 1e6:>9.1f} {rate:>6.1f}"
+            )
+        rest = self.seconds - inside
+        lines.append(
+            f"{'outside of operations':{width}} {'':>7} {rest * 1e3:>10.2f} {self._share(rest):>6.1%}"
+        )
+        lines.append(f"{'together':{width}} {'':>7} {self.seconds * 1e3:>10.2f}")
+        return "\n".join(lines)
+
+    def _share(self, seconds: float) -> float:
+        return seconds / self.seconds if self.seconds else 0.0
+
+
+class _Active(threading.local):
+    profile: Profile | None = None
+
+
+_active = _Active()
+
+
+@contextmanager
+def profile() -> Iterator[Profile]:
+    """Measure every operation of this thread inside the block.
+
+    with tensor.profile() as p:
+        model(ids, labels=ids).loss.backward()
+    print(p)
+
+    A block inside another one takes over until it ends.
+    """
+    before = _active.profile
+    measured = Profile()
+    _active.profile = measured
+    start = time.perf_counter()
+    try:
+        yield measured
+    finally:
+        measured.seconds = time.perf_counter() - start
+        _active.profile = before
+
+
+def timed(name: str, function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+    """function(*arrays, **options), measured under that name if a profile is being made."""
+    measured = _active.profile
+    if measured is None:
+        return function(*arrays, **options)
+    start = time.perf_counter()
+    result = function(*arrays, **options)
+    seconds = time.perf_counter() - start
+    results = result if isinstance(result, tuple) else (result,)
+    measured.record(name, seconds, (*arrays, *results))
+    return result
