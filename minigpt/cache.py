@@ -21,7 +21,11 @@ class _Layer:
 
     def valid(self) -> tuple[Tensor, Tensor]:
         """The valid part, (B, H, length, D) each: views."""
-        return self.k[:, :, : self.length], self.v[:, :, : self.length]
+        rows = (slice(None), slice(None), slice(0, self.length))
+        return (
+            Tensor.wrap(self.k.backend.slice(self.k.data, rows), self.k.backend),
+            Tensor.wrap(self.v.backend.slice(self.v.data, rows), self.v.backend),
+        )
 
     def append(self, k: Tensor, v: Tensor) -> None:
         """Write after the valid part; without room for it, move to arrays twice as long first."""
@@ -82,10 +86,11 @@ class KVCache:
                 f"past_key_values: layer {layer} holds {(b, h, cached.length, d)}, the new keys "
                 f"are {k.shape}: batch, heads and head size must agree (B, H, S, D)"
             )
-        before = cached.valid()
-        cached.append(k, v)
         if is_grad_enabled() and k.requires_grad:
-            return cat([before[0], k], axis=2), cat([before[1], v], axis=2)  # (B, H, S, D)
+            past_k, past_v = cached.valid()
+            cached.append(k, v)
+            return cat([past_k, k], axis=2), cat([past_v, v], axis=2)  # (B, H, S, D)
+        cached.append(k, v)
         return cached.valid()
 
     def select(self, rows: Any) -> None:

