@@ -19,7 +19,7 @@ from tensor.random import keep_mask
 
 TILE_BYTES = 1 << 19  # of one tile's scores: half of a usual second-level cache
 # Queries in a tile: few enough to skip most of the future, enough for an efficient product. A short
-# sequence is cut in two: T = 64 in tiles of 32 takes 0.9 of the time of one tile (Zen 5).
+# sequence is cut in two: T = 64 in tiles of 32 takes 0.91 of the time of one tile (Zen 5).
 QUERY_ROWS = 128
 FEWEST_ROWS = 32
 
@@ -135,8 +135,7 @@ def attention(
     each.
 
     q is scaled instead of the scores, and the output by 1 / sum instead of the weights: passes over
-    D columns in place of S. With the same in the backward pass that took a third off the time of
-    both (B, H, T, D = 8, 6, 256, 64).
+    D columns in place of S. With the same in the backward pass both take 0.87 to 0.93 of the time.
     """
     b, h, t, d = q.shape
     size = k.shape[2]

@@ -62,6 +62,28 @@ def _matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a @ b
 
 
+# Up to how many rows a product goes row by row, and how much of the weight at a time: that much
+# stays in the third-level cache between the rows.
+FEW_ROWS = 3
+WEIGHT_BYTES = 1 << 22
+
+
+def _rows_times_weight(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """x (N, K) w (K, M) -> (N, M).
+
+    A few rows go one by one. OpenBLAS's matrix-matrix product first copies the weight into another
+    layout, which a large N pays for; its matrix-vector product reads the weight where it lies. A
+    decoding step of GPT-2 124M takes 0.74 of the time for 2 rows, 0.84 for 3, 1.6 for 8 (Zen 5).
+    """
+    if not 1 < len(x) <= FEW_ROWS:
+        return x @ w
+    y = np.empty((len(x), w.shape[1]), x.dtype)
+    for block in numpy_fused.blocks(w.shape[1], len(w) * w.itemsize, WEIGHT_BYTES):
+        for row, out in zip(x, y, strict=True):
+            np.matmul(row, w[:, block], out=out[block])
+    return y
+
+
 class NumpyBackend:
     """Primitives on `numpy.ndarray`. See `tensor.backend.Backend` for the shapes."""
 
@@ -205,7 +227,7 @@ class NumpyBackend:
     ) -> np.ndarray:
         w = w.T if transpose else w
         with np.errstate(all="ignore"):
-            y = _as_matrix(x) @ w  # (N, out)
+            y = _rows_times_weight(_as_matrix(x), w)  # (N, out)
             if b is not None:
                 y += b
         return y.reshape(*x.shape[:-1], w.shape[-1])

@@ -20,9 +20,9 @@ from tensor.special import erf
 BLOCK_BYTES = 1 << 18
 
 
-def blocks(rows: int, row_bytes: int) -> Iterator[slice]:
-    """Slices that cut `rows` rows into blocks of about BLOCK_BYTES, at least one row each."""
-    step = max(1, BLOCK_BYTES // max(1, row_bytes))
+def blocks(rows: int, row_bytes: int, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
+    """Slices that cut `rows` rows into blocks of about `block_bytes`, at least one row each."""
+    step = max(1, block_bytes // max(1, row_bytes))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
@@ -67,6 +67,11 @@ def log_softmax_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
 # --- layer norm (Ba et al. 2016)
 
 
+def _average(channels: int, dtype: np.dtype) -> np.ndarray:
+    """The vector with which a product takes the mean of each row: a quarter of np.mean's time."""
+    return np.full(channels, 1 / channels, dtype)
+
+
 def layer_norm(
     x: np.ndarray, w: np.ndarray, b: np.ndarray, eps: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,10 +81,11 @@ def layer_norm(
     y = np.empty_like(rows)
     mean = np.empty(n, x.dtype)
     rstd = np.empty(n, x.dtype)
+    average = _average(channels, x.dtype)
     with np.errstate(all="ignore"):
         for block in blocks(n, rows.itemsize * channels):
             out = y[block]
-            np.mean(rows[block], axis=-1, out=mean[block])
+            np.matmul(rows[block], average, out=mean[block])
             np.subtract(rows[block], mean[block, None], out=out)
             variance = np.einsum("nc,nc->n", out, out)
             variance /= channels
@@ -103,6 +109,7 @@ def layer_norm_backward(
     dx = np.empty_like(xs)
     dw = np.zeros_like(w)
     db = np.zeros_like(w)
+    average = _average(channels, x.dtype)
     with np.errstate(all="ignore"):
         for block in blocks(n, xs.itemsize * channels):
             d, out, inverse = dys[block], dx[block], rstd[block, None]
@@ -115,7 +122,7 @@ def layer_norm_backward(
             db += ones @ d
             np.multiply(d, w, out=out)
             mean_gh = np.einsum("nc,nc->n", out, h) / channels
-            out -= np.mean(out, axis=-1, keepdims=True)
+            out -= (out @ average)[:, None]
             h *= mean_gh[:, None]
             out -= h
             out *= inverse
@@ -146,7 +153,7 @@ def gelu_tanh(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray |
     """GPT-2's form: y = x * (1 + tanh(u)) / 2, u = c * (x + a x^3), c = sqrt(2 / pi), a = 0.044715.
 
     (1 + tanh(u)) / 2 is s = 1 / (1 + exp(-2u)), which takes half of tanh's time. With it
-    dy/dx = s + x * s * (1 - s) * 2c * (1 + 3 a x^2). It is computed here, in the forward pass,
+    dy/dx = s + y * (1 - s) * 2c * (1 + 3 a x^2). It is computed here, in the forward pass,
     while s is at hand: that saves a second exp, and what is kept for the backward pass is as large
     as x itself.
     """
@@ -156,7 +163,7 @@ def gelu_tanh(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray |
     number = x.dtype.type
     c, a = math.sqrt(2 / math.pi), 0.044715
     with np.errstate(all="ignore"):
-        for block in blocks(flat.size, 4 * flat.itemsize):
+        for block in blocks(flat.size, flat.itemsize):
             xs, out = flat[block], y[block]
             square = xs * xs
             s = square * number(-2 * c * a)
@@ -165,16 +172,15 @@ def gelu_tanh(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray |
             np.exp(s, out=s)
             s += number(1)
             np.reciprocal(s, out=s)
+            np.multiply(xs, s, out=out)
             if slope is not None:
                 change = slope[block]
                 square *= number(6 * c * a)
                 square += number(2 * c)
                 np.subtract(number(1), s, out=change)
-                change *= s
-                change *= xs
+                change *= out
                 change *= square
                 change += s
-            np.multiply(xs, s, out=out)
     return y.reshape(x.shape), None if slope is None else slope.reshape(x.shape)
 
 
@@ -299,11 +305,13 @@ def adamw_step(
     correction1, correction2 = 1 - beta1**step, 1 - beta2**step
     ps, gs, ms, vs = (a.reshape(-1) for a in (p, np.ascontiguousarray(g), m, v))
     strided = not p.flags.c_contiguous  # then ps is a copy
+    room = np.empty(min(ps.size, BLOCK_BYTES // ps.itemsize), p.dtype)
     with np.errstate(all="ignore"):
         for block in blocks(ps.size, ps.itemsize):
             gradient, first, second = gs[block], ms[block], vs[block]
+            update = room[: len(gradient)]
             first *= number(beta1)
-            update = gradient * number(1 - beta1)
+            np.multiply(gradient, number(1 - beta1), out=update)
             first += update
             second *= number(beta2)
             np.multiply(gradient, gradient, out=update)
@@ -314,7 +322,8 @@ def adamw_step(
             update += number(eps)
             np.divide(first, update, out=update)
             update *= number(lr / correction1)
-            ps[block] *= number(1 - lr * decay)
+            if decay:
+                ps[block] *= number(1 - lr * decay)
             ps[block] -= update
     if strided:
         p[...] = ps.reshape(p.shape)

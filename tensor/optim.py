@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tensor.backend import Array
 from tensor.nn import Module
+from tensor.profiling import span
 from tensor.tensor import Tensor
 
 # "params": a list of tensors, and the options that hold for them ("lr", "weight_decay")
@@ -83,8 +85,25 @@ class Optimizer:
             group["lr"] = lr
 
     def buffers(self) -> dict[str, list[Tensor]]:
-        """The running averages, by name: a tensor for each parameter, in order."""
+        """The running averages, by name: a tensor for each parameter, in order; or none."""
         raise NotImplementedError(f"{type(self).__name__} defines no buffers")
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient, in place."""
+        self.steps += 1
+        buffers = [tensors for tensors in self.buffers().values() if tensors]
+        number = 0
+        for group in self.groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    arrays = [p.data, p.grad.data, *(tensors[number].data for tensors in buffers)]
+                    with span(f"{type(self).__name__}.step", arrays):
+                        self._update(p, group, arrays)
+                number += 1
+
+    def _update(self, p: Tensor, group: Group, arrays: list[Array]) -> None:
+        """One parameter's step; arrays: the parameter, its gradient and its buffers, in order."""
+        raise NotImplementedError(f"{type(self).__name__} defines no update")
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The state as flat arrays: "step", and "m.0", "m.1", … for a buffer m; copies."""
@@ -133,23 +152,16 @@ class SGD(Optimizer):
     def buffers(self) -> dict[str, list[Tensor]]:
         return {"velocity": self.velocity}
 
-    def step(self) -> None:
-        """Update every parameter that has a gradient, in place."""
-        self.steps += 1
-        number = 0
-        for group in self.groups:
-            for p in group["params"]:
-                velocity = self.velocity[number].data if self.velocity else None
-                number += 1
-                if p.grad is not None:
-                    p.backend.sgd_step(
-                        p.data,
-                        p.grad.data,
-                        velocity,
-                        group["lr"],
-                        group["momentum"],
-                        group["weight_decay"],
-                    )
+    def _update(self, p: Tensor, group: Group, arrays: list[Array]) -> None:
+        parameter, gradient, *velocity = arrays
+        p.backend.sgd_step(
+            parameter,
+            gradient,
+            velocity[0] if velocity else None,
+            group["lr"],
+            group["momentum"],
+            group["weight_decay"],
+        )
 
 
 class AdamW(Optimizer):
@@ -180,26 +192,19 @@ class AdamW(Optimizer):
     def buffers(self) -> dict[str, list[Tensor]]:
         return {"m": self.m, "v": self.v}
 
-    def step(self) -> None:
-        """Update every parameter that has a gradient, in place."""
-        self.steps += 1
-        number = 0
-        for group in self.groups:
-            for p in group["params"]:
-                m, v = self.m[number].data, self.v[number].data
-                number += 1
-                if p.grad is not None:
-                    p.backend.adamw_step(
-                        p.data,
-                        p.grad.data,
-                        m,
-                        v,
-                        self.steps,
-                        group["lr"],
-                        self.betas,
-                        self.eps,
-                        group["weight_decay"],
-                    )
+    def _update(self, p: Tensor, group: Group, arrays: list[Array]) -> None:
+        parameter, gradient, m, v = arrays
+        p.backend.adamw_step(
+            parameter,
+            gradient,
+            m,
+            v,
+            self.steps,
+            group["lr"],
+            self.betas,
+            self.eps,
+            group["weight_decay"],
+        )
 
 
 def _zeros_like(p: Tensor) -> Tensor:
@@ -225,11 +230,12 @@ def clip_grad_norm(params: Iterable[Tensor] | Tensor, max_norm: float) -> float:
         raise ValueError(f"clip_grad_norm: max_norm = {max_norm} must not be negative")
     params = [params] if isinstance(params, Tensor) else params
     grads = [p.grad for p in params if p.grad is not None]
-    norm = math.sqrt(sum(g.backend.sum_of_squares(g.data) for g in grads))
-    factor = max_norm / (norm + 1e-6)
-    if factor < 1 and math.isfinite(norm):
-        for g in grads:
-            g.backend.scale(g.data, factor)
+    with span("clip_grad_norm", [g.data for g in grads]):
+        norm = math.sqrt(sum(g.backend.sum_of_squares(g.data) for g in grads))
+        factor = max_norm / (norm + 1e-6)
+        if factor < 1 and math.isfinite(norm):
+            for g in grads:
+                g.backend.scale(g.data, factor)
     return norm
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +33,8 @@ class Profile:
         self.rows: dict[str, Row] = {}
         self.seconds = 0.0
 
-    def record(self, name: str, seconds: float, arrays: Any) -> None:
-        """Add one call."""
+    def record(self, name: str, seconds: float, arrays: Sequence[Any]) -> None:
+        """Add one call; None among the arrays counts nothing."""
         row = self.rows.setdefault(name, Row())
         row.calls += 1
         row.seconds += seconds
@@ -42,25 +42,25 @@ class Profile:
 
     def __str__(self) -> str:
         """A table, the most expensive operation first."""
-        width = max([len("outside of operations"), *map(len, self.rows)])
-        lines = [f"{'operation':{width}} {'calls':>7} {'ms':>10} {'share':>6} {'MB':>9} {'GB/s':>6}"]
+        rest = "outside of operations"
+        width = max(len(rest), *map(len, self.rows), 0)
+        lines = [f"{'operation':{width}}   calls         ms  share        MB   GB/s"]
         inside = 0.0
         for name, row in sorted(self.rows.items(), key=lambda item: -item[1].seconds):
             inside += row.seconds
             rate = row.bytes / row.seconds / 1e9 if row.seconds else 0.0
             lines.append(
-                f"{name:{width}} {row.calls:>7} {row.seconds * 1e3:>10.2f} "
-                f"{self._share(row.seconds):>6.1%} {row.bytes / 1e6:>9.1f} {rate:>6.1f}"
+                f"{name:{width}} {row.calls:>7} {self._time(row.seconds)} "
+                f"{row.bytes / 1e6:>9.1f} {rate:>6.1f}"
             )
-        rest = self.seconds - inside
-        lines.append(
-            f"{'outside of operations':{width}} {'':>7} {rest * 1e3:>10.2f} {self._share(rest):>6.1%}"
-        )
-        lines.append(f"{'together':{width}} {'':>7} {self.seconds * 1e3:>10.2f}")
+        lines.append(f"{rest:{width}} {'':>7} {self._time(self.seconds - inside)}")
+        lines.append(f"{'together':{width}} {'':>7} {self._time(self.seconds)}")
         return "\n".join(lines)
 
-    def _share(self, seconds: float) -> float:
-        return seconds / self.seconds if self.seconds else 0.0
+    def _time(self, seconds: float) -> str:
+        """Milliseconds and the share of the whole block."""
+        share = seconds / self.seconds if self.seconds else 0.0
+        return f"{seconds * 1e3:>10.2f} {share:>6.1%}"
 
 
 class _Active(threading.local):
@@ -91,14 +91,22 @@ def profile() -> Iterator[Profile]:
         _active.profile = before
 
 
+@contextmanager
+def span(name: str, arrays: Sequence[Any]) -> Iterator[None]:
+    """Measure a block under that name, with these arrays' bytes, if a profile is being made."""
+    measured = _active.profile
+    start = time.perf_counter()
+    yield
+    if measured is not None:
+        measured.record(name, time.perf_counter() - start, arrays)
+
+
 def timed(name: str, function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
     """function(*arrays, **options), measured under that name if a profile is being made."""
-    measured = _active.profile
-    if measured is None:
+    if _active.profile is None:
         return function(*arrays, **options)
-    start = time.perf_counter()
-    result = function(*arrays, **options)
-    seconds = time.perf_counter() - start
-    results = result if isinstance(result, tuple) else (result,)
-    measured.record(name, seconds, (*arrays, *results))
+    inputs_and_results = list(arrays)
+    with span(name, inputs_and_results):
+        result = function(*arrays, **options)
+        inputs_and_results += result if isinstance(result, tuple) else (result,)
     return result

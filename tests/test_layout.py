@@ -25,8 +25,8 @@ FLOORS = [
     {"tensor.backend", "tensor.random", "tensor.special", "tensor.numpy_attention",
      "tensor.numpy_fused", "tensor.numpy_backend", "tensor.cuda_backend", "tensor.devices"},
     {"tensor.ops"},
-    {"tensor.profiling", "tensor.graph", "tensor.convert", "tensor.apply", "tensor.reductions", "tensor.shaping",
-     "tensor.tensor"},
+    {"tensor.profiling", "tensor.graph", "tensor.convert", "tensor.apply", "tensor.reductions",
+     "tensor.shaping", "tensor.tensor"},
     {"tensor.functional", "tensor.nn", "tensor.optim", "tensor.gradcheck"},
 ]
 
