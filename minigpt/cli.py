@@ -23,6 +23,7 @@ from minigpt.run_folder import RunFolder
 from minigpt.sampling import generate_beyond_context
 from minigpt.tokenizer import load_tokenizer
 from minigpt.training import Trainer, TrainResult
+from tensor.blas import kernel_advice
 
 INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
 
@@ -107,6 +108,9 @@ def train(arguments: argparse.Namespace) -> int:
         trainer = Trainer.start(config, out, report=report, overwrite=arguments.overwrite)
     if report is not None:
         report(trainer.describe())
+        advice = kernel_advice()
+        if advice:
+            report(f"hint: {advice}")
     try:
         result = trainer.run()
     except BrokenPipeError:

@@ -22,7 +22,7 @@ KERNELS_DOOR = "tensor.cuda_backend"
 
 # Each module of tensor/ may import those on its own floor and below: backend, ops, tensor, nn.
 FLOORS = [
-    {"tensor.backend", "tensor.random", "tensor.special", "tensor.numpy_attention",
+    {"tensor.backend", "tensor.blas", "tensor.random", "tensor.special", "tensor.numpy_attention",
      "tensor.numpy_fused", "tensor.numpy_backend", "tensor.cuda_backend", "tensor.devices"},
     {"tensor.ops"},
     {"tensor.profiling", "tensor.graph", "tensor.convert", "tensor.apply", "tensor.reductions",
