@@ -125,7 +125,7 @@ class PreTrainedModel(Module):
                     f"misshapen: {name} is {array.shape}, the model's is {own[target].shape}"
                 )
         missing = [name for name in own if name not in targets.values()]
-        problems += [f"missing: {n} {own[n].shape}" for n in missing if n not in self.head_names]
+        problems += [f"missing: {n} {own[n].shape}" for n in missing if not self._may_be_new(n)]
         if problems:
             raise ValueError(
                 f"{file} does not fit {type(self).__name__} with this configuration:\n  "
@@ -139,9 +139,14 @@ class PreTrainedModel(Module):
                 stacklevel=3,
             )
 
+    def _may_be_new(self, name: str) -> bool:
+        """Whether a file may lack this parameter: one of a head, or of cross-attention."""
+        return name in self.head_names or ".crossattention." in name or ".ln_cross_attn." in name
+
     def _own_name(self, name: str) -> str | None:
         """This class's name for a file's tensor, or None for one that it leaves out."""
-        if name.endswith((".attn.bias", ".attn.masked_bias", ".crossattention.bias")):
+        if name.endswith((".attn.bias", ".attn.masked_bias", ".crossattention.bias",
+                          ".crossattention.masked_bias")):  # fmt: skip
             return None  # causal masks, which old files carry along
         bare = name.removeprefix(BODY)
         in_body = name != bare or name.startswith(("wte.", "wpe.", "h.", "ln_f."))

@@ -13,8 +13,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pytest
 
-from minigpt import GPT2LMHeadModel, GPT2Model, tolerances
+import minigpt
+from minigpt import tolerances
 from minigpt.cache import KVCache
+from minigpt.pretrained import PreTrainedModel
 from tensor import Tensor
 
 TRANSFORMERS = "4.56.2"
@@ -28,7 +30,13 @@ TINY = {
     "bos_token_id": 52,
     "eos_token_id": 52,
 }
-NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+NO_DROPOUT = {
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+    "summary_first_dropout": 0.0,
+    "classifier_dropout": 0.0,
+}
 
 
 def _installed(package: str) -> str | None:
@@ -57,7 +65,7 @@ reference_only = [
 class Pair:
     """One model twice, with the same weights: ours, and transformers'."""
 
-    ours: GPT2Model | GPT2LMHeadModel
+    ours: PreTrainedModel
     theirs: object
 
     @property
@@ -66,7 +74,14 @@ class Pair:
         return self.theirs.config
 
 
-def make_theirs(config: dict, seed: int, dtype: str = "float32", base: bool = False):
+def class_name(base: bool, name: str | None) -> str:
+    """`name`, or without one the class with a language-modelling head, or the one without."""
+    return name or ("GPT2Model" if base else "GPT2LMHeadModel")
+
+
+def make_theirs(
+    config: dict, seed: int, dtype: str = "float32", base: bool = False, name: str | None = None
+):
     """transformers' model with eager attention, without dropout, in evaluation mode, and with
     weights from `seed` that make every parameter matter."""
     import torch
@@ -75,7 +90,7 @@ def make_theirs(config: dict, seed: int, dtype: str = "float32", base: bool = Fa
     from tests.golden.make_golden import randomise
 
     torch.set_num_threads(1)  # more would only wait for each other in models this small
-    theirs_class = transformers.GPT2Model if base else transformers.GPT2LMHeadModel
+    theirs_class = getattr(transformers, class_name(base, name))
     theirs_config = transformers.GPT2Config(
         **(TINY | NO_DROPOUT | config), attn_implementation="eager"
     )
@@ -84,12 +99,14 @@ def make_theirs(config: dict, seed: int, dtype: str = "float32", base: bool = Fa
     return theirs
 
 
-def make_pair(config: dict, seed: int, dtype: str = "float32", base: bool = False) -> Pair:
+def make_pair(
+    config: dict, seed: int, dtype: str = "float32", base: bool = False, name: str | None = None
+) -> Pair:
     """A pair whose weights go from transformers to us through the files that it saves."""
-    theirs = make_theirs(config, seed, dtype, base)
+    theirs = make_theirs(config, seed, dtype, base, name)
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
-        ours_class = GPT2Model if base else GPT2LMHeadModel
+        ours_class = getattr(minigpt, class_name(base, name))
         return Pair(ours_class.from_pretrained(folder, dtype=dtype), theirs)
 
 
