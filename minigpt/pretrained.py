@@ -35,6 +35,11 @@ class PreTrainedModel(Module):
         self.config = config
 
     @property
+    def base_model(self) -> PreTrainedModel:
+        """The GPT2Model: of a class with a head its body, and otherwise the model itself."""
+        return getattr(self, "transformer", self)
+
+    @property
     def dtype(self) -> np.dtype:
         """The parameters' dtype."""
         return next(self.parameters()).dtype
