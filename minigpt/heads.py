@@ -62,7 +62,7 @@ class LanguageModel(PreTrainedModel):
 
     def generate(self, input_ids: Any, **options: Any) -> np.ndarray:
         """Token ids (B, T + new) that continue the prompts; see `minigpt.generation.generate`."""
-        return generate(self, input_ids, **options)
+        return generate(self, input_ids, **options)  # type: ignore[arg-type]
 
 
 class GPT2LMHeadModel(LanguageModel):
