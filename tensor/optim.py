@@ -182,6 +182,7 @@ class AdamW(Optimizer):
 
     def step(self) -> None:
         """Update every parameter that has a gradient, in place."""
+        self._check_shapes()
         self.steps += 1
         number = 0
         for group in self.groups:
@@ -200,6 +201,16 @@ class AdamW(Optimizer):
                         self.eps,
                         group["weight_decay"],
                     )
+
+    def _check_shapes(self) -> None:
+        """Before anything is changed: do the averages still have their parameters' shapes?"""
+        params = (p for group in self.groups for p in group["params"])
+        for number, (p, m) in enumerate(zip(params, self.m, strict=True)):
+            if p.shape != m.shape:
+                raise ValueError(
+                    f"AdamW: parameter {number} is {p.shape}, but its averages are {m.shape}: the "
+                    "model was resized or pruned since; make a new optimizer"
+                )
 
 
 def _zeros_like(p: Tensor) -> Tensor:
