@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigpt.config import GPT2Config
-from minigpt.inputs import chosen
+from minigpt.inputs import as_array, chosen
 from minigpt.legacy import tuple_without_second
 from minigpt.losses import classification_loss, sequence_loss, span_loss
 from minigpt.model import GPT2Model
@@ -106,7 +106,8 @@ class GPT2ForSequenceClassification(PreTrainedModel):
         return (np.arange(T) * is_token).argmax(axis=-1)
 
     def _loss(self, logits: Tensor, labels: Any) -> Tensor:
-        labels = labels if isinstance(labels, Tensor) else Tensor(labels, device=self.device)
+        if not isinstance(labels, Tensor):
+            labels = Tensor(as_array("labels", labels), device=self.device)
         if self.config.problem_type is None:
             if self.config.num_labels == 1:
                 self.config.problem_type = "regression"

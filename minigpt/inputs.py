@@ -118,10 +118,19 @@ def _floats(model: PreTrainedModel, name: str, values: Any) -> Tensor:
                 f"{name} is {values.dtype}, the model {model.dtype}; convert with .astype(…)"
             )
         return values
-    array = np.asarray(values)
+    return model.constant(as_array(name, values))
+
+
+def as_array(name: str, values: Any) -> np.ndarray:
+    """Numbers as an array. TypeError with the name for anything else, ValueError for ragged lists.
+    """
+    try:
+        array = values.numpy() if isinstance(values, Tensor) else np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name}: rows of different lengths; pad them to one length") from None
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold numbers, not {array.dtype}")
-    return model.constant(array)
+    return array
 
 
 def _cache(model: PreTrainedModel, given: Any, use_cache: bool) -> KVCache | None:
@@ -185,10 +194,6 @@ def _types(model: PreTrainedModel, given: Any, B: int, T: int) -> Tensor:
 # --- masks
 
 
-def _array(values: Any) -> np.ndarray:
-    return values.numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
 def _bias(model: PreTrainedModel, seen: np.ndarray | None) -> Tensor | None:
     """0 where a key is seen and the lowest number where not, added to the scores.
 
@@ -204,15 +209,16 @@ def _self_bias(model: PreTrainedModel, given: Any, B: int, T: int, S: int) -> Te
     """The bias of an attention_mask; the causal mask is attention's own."""
     if given is None:
         return None
-    mask = legacy.without_choices(_array(given))
+    mask = legacy.without_choices(as_array("attention_mask", given))
     if mask.ndim == 4:
-        return model.constant(legacy.additive_mask(mask, (B, model.config.n_head, T, S)))
+        full = (B, model.config.n_head, T, S)
+        return model.constant(legacy.additive_mask(mask, full, model.dtype))
     if mask.shape != (B, S):
         raise ValueError(
             f"attention_mask {mask.shape} must be (B, S) = {(B, S)}: one entry for each cached "
             "and each new position"
         )
-    if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and np.isnan(mask).any()):
+    if mask.dtype.kind == "f" and np.isnan(mask).any():
         raise ValueError(f"attention_mask must hold 1 for tokens and 0 for padding, not {mask}")
     return _bias(model, mask[:, None, None, :] != 0)  # (B, 1, 1, S)
 
@@ -270,19 +276,20 @@ def _encoded(
     if mask is None:
         return Encoded(x, None)
     size = x.shape[1] if cached is None else cached[0].shape[2]
-    return Encoded(x, _encoder_bias(model, _array(mask), B, T, size))
+    return Encoded(x, _encoder_bias(model, mask, B, T, size))
 
 
 def _encoder_bias(
-    model: PreTrainedModel, mask: np.ndarray, B: int, T: int, S: int
+    model: PreTrainedModel, given: Any, B: int, T: int, S: int
 ) -> Tensor | None:
     """The bias of a mask (B, S), or (B, T, S) for each query its own."""
+    mask = as_array("encoder_attention_mask", given)
     if mask.shape not in ((B, S), (B, T, S)):
         raise ValueError(
             f"encoder_attention_mask {mask.shape} must be (B, S) = {(B, S)}, as "
             "encoder_hidden_states, or (B, T, S)"
         )
-    if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
+    if not np.isin(mask, (0, 1)).all():
         raise ValueError(
             f"encoder_attention_mask must hold 1 for what is seen and 0 for padding, not {mask}"
         )

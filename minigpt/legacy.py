@@ -43,8 +43,11 @@ def cache_from_tuples(layers: Any) -> KVCache:
         "past_key_values must be the cache that a model returned, or for each layer (k, v), or "
         "(k, v, cross_k, cross_v), each (B, H, S, D)"
     )
-    if not isinstance(layers, (tuple, list)):
-        raise TypeError(f"{wanted}; got {type(layers).__name__}")
+    for given in (layers, *layers) if isinstance(layers, (tuple, list)) else (layers,):
+        if not isinstance(given, (tuple, list)):
+            raise TypeError(f"{wanted}; got {type(given).__name__}")
+    if len({len(layer) for layer in layers}) > 1:
+        raise ValueError(f"{wanted}; its layers hold {[len(layer) for layer in layers]} arrays")
     for i, layer in enumerate(layers):
         shapes = [np.shape(x.data if isinstance(x, Tensor) else x) for x in layer]
         fits = len(shapes) in (2, 4) and all(len(shape) == 4 for shape in shapes)
@@ -56,11 +59,16 @@ def cache_from_tuples(layers: Any) -> KVCache:
 # --- masks
 
 
-def additive_mask(mask: np.ndarray, full: tuple[int, int, int, int]) -> np.ndarray:
+def additive_mask(
+    mask: np.ndarray, full: tuple[int, int, int, int], dtype: np.dtype
+) -> np.ndarray:
     """A mask with four axes, which is added to the scores (B, H, T, S), on top of the causal mask.
 
-    TypeError if it holds no floats, ValueError for NaN or a shape that does not broadcast to
-    `full`.
+    What is below the lowest number of `dtype`, like -inf, becomes that number, so that a row whose
+    keys are all masked stays finite.
+
+    TypeError if it holds no floats, ValueError for NaN, infinity or a shape that does not
+    broadcast to `full`.
     """
     if mask.dtype.kind != "f":
         raise TypeError(
@@ -73,9 +81,12 @@ def additive_mask(mask: np.ndarray, full: tuple[int, int, int, int]) -> np.ndarr
             f"attention_mask {mask.shape} does not broadcast to (B, H, T, S) = {full}; S counts "
             "cached and new positions"
         )
-    if np.isnan(mask).any():
-        raise ValueError("attention_mask: a mask that is added to the scores must not hold NaN")
-    return mask
+    limits = np.finfo(dtype)
+    if not (mask <= limits.max).all():  # NaN fails the comparison
+        raise ValueError(
+            "attention_mask: a mask that is added to the scores must not hold NaN or infinity"
+        )
+    return np.maximum(mask, limits.min)
 
 
 def packed_mask(position_ids: np.ndarray) -> np.ndarray | None:

@@ -38,13 +38,13 @@ def next_token_loss(
         shift_labels = labels[..., 1:].astype("int64").pad(border, IGNORED)  # (..., T)
     if num_items_in_batch is None:
         return cross_entropy(logits, shift_labels, ignore_index=IGNORED)
-    items = float(np.asarray(num_items_in_batch))
-    if not items > 0:
-        raise ValueError(f"num_items_in_batch = {num_items_in_batch} must be above 0")
+    items = np.asarray(num_items_in_batch)
+    if items.size != 1 or items.dtype.kind not in "iuf" or not items.item() > 0:
+        raise ValueError(f"num_items_in_batch = {num_items_in_batch!r} must be a number above 0")
     counted = int((shift_labels.numpy() != IGNORED).sum())
     if counted == 0:  # a sum of nothing, where the mean is NaN
         return (logits * 0.0).sum()
-    return cross_entropy(logits, shift_labels, ignore_index=IGNORED) * (counted / items)
+    return cross_entropy(logits, shift_labels, ignore_index=IGNORED) * (counted / items.item())
 
 
 def classification_loss(name: str, logits: Tensor, labels: Tensor) -> Tensor:

@@ -57,6 +57,9 @@ def test_a_mask_with_four_axes_is_added_to_the_scores():
     assert np.array_equal(a, b)
     c = model(IDS, attention_mask=np.broadcast_to(four, (2, 4, 9, 9))).logits.numpy()
     assert np.array_equal(a, c)
+    for lowest in (-np.inf, np.finfo(np.float64).min):  # lower than float32 has
+        d = model(IDS, attention_mask=np.where(four < 0, lowest, 0.0)).logits.numpy()
+        assert np.array_equal(a, d)
     # It may hold any number, and stays on top of the causal mask.
     soft = np.random.default_rng(3).normal(size=(1, 4, 9, 9)).astype(np.float32)
     weights = model(IDS, attention_mask=soft, output_attentions=True).attentions[0].numpy()
