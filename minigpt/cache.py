@@ -66,6 +66,10 @@ class KVCache:
         """How many positions the cache holds."""
         return self._layers[0].length if self._layers else 0
 
+    def lengths(self) -> set[int]:
+        """How many positions the layers hold: one number, unless a call was interrupted."""
+        return {layer.length for layer in self._layers}
+
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append a layer's new keys and values (B, H, T, D); return all of them, (B, H, S, D).
 

@@ -141,7 +141,7 @@ def _cache(model: PreTrainedModel, given: Any, use_cache: bool) -> KVCache | Non
         raise ValueError(
             f"past_key_values has {len(cache)} layers, the model {model.config.n_layer}"
         )
-    if len({layer[0].shape[2] for layer in cache}) > 1:
+    if len(cache.lengths()) > 1:
         raise ValueError(
             "past_key_values: its layers hold different numbers of positions, as after a "
             "call that was interrupted; start with a new cache"
