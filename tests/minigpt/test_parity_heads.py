@@ -139,7 +139,10 @@ def compare_tuples(pair: Pair, inputs: dict) -> None:
 def head_configs(draw, name: str) -> dict:
     """Any small GPT-2 with what a head reads."""
     config = draw(configs())
-    config |= {"num_labels": draw(st.integers(1, 4))}
+    # With two or three tokens and one label the model may be nearly sure: then p - 1 loses digits
+    # on both sides.
+    config["vocab_size"] = max(config["vocab_size"], 8)
+    config["num_labels"] = draw(st.integers(1, 4))
     if name == "GPT2DoubleHeadsModel":
         config |= {
             "summary_type": draw(st.sampled_from(["cls_index", "last", "first", "mean"])),
