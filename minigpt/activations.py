@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from tensor import Tensor
+from tensor import Tensor, where
 
 
-def get_activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The function for a configuration's `activation_function`. ValueError for an unknown name.
-
-    "gelu_new", GPT-2's own, is the tanh form of GELU; "gelu" is the exact one. They differ by up to
-    5e-4, enough to spoil a comparison of logits.
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GPT-2's own: the tanh form of GELU. It differs from the exact one by up to 5e-4, enough to
+    spoil a comparison of logits. Hendrycks and Gimpel 2016, section 2.
     """
-    if name in ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"):
-        return lambda x: x.gelu("tanh")
-    if name in ("gelu", "gelu_python"):
-        return Tensor.gelu
-    if name in ("silu", "swish"):
-        return Tensor.silu
-    if name == "relu":
-        return Tensor.relu
-    if name == "tanh":
-        return Tensor.tanh
-    if name == "sigmoid":
-        return Tensor.sigmoid
-    if name == "linear":
-        return lambda x: x
-    raise ValueError(f"activation_function {name!r} is not known")
+    return x.gelu("tanh")
+
+
+def mish(x: Tensor) -> Tensor:
+    """x * tanh(log(1 + e^x)) (Misra 2019), written with s = sigmoid(x) and r = sigmoid(-x).
+
+    1 + e^x = 1 / r, so that the tanh is (1 - r^2) / (1 + r^2), where 1 - r^2 = s (1 + r) loses no
+    digits.
+    """
+    s, r = x.sigmoid(), (-x).sigmoid()
+    return x * s * (1 + r) / (1 + r * r)
+
+
+def laplace(x: Tensor) -> Tensor:
+    """The normal distribution's function with mean sqrt(1/2) and variance 1 / (4 pi), rounded to
+    six digits: nearly a squared ReLU, but bounded. Ma et al. 2022 (MEGA), section 3.2.
+    """
+    return (1 + ((x - 0.707107) / (0.282095 * math.sqrt(2))).erf()) * 0.5
+
+
+# The names of transformers 4.56.2. Those that stand together are one function in other words.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "gelu_accurate": gelu_tanh,
+    "gelu": Tensor.gelu,  # exact, with erf
+    "gelu_python": Tensor.gelu,
+    "gelu_10": lambda x: x.gelu().clip(-10, 10),
+    "quick_gelu": lambda x: x * (x * 1.702).sigmoid(),
+    "silu": Tensor.silu,
+    "swish": Tensor.silu,
+    "mish": mish,
+    "relu": Tensor.relu,
+    "relu2": lambda x: x.relu() ** 2,
+    "relu6": lambda x: x.relu().clip(high=6),
+    "leaky_relu": lambda x: where(x > 0, x, x * 0.01),
+    "tanh": Tensor.tanh,
+    "sigmoid": Tensor.sigmoid,
+    "laplace": laplace,
+    "linear": lambda x: x,
+}
+# Known to transformers, but with parameters of their own, which no GPT-2 checkpoint has.
+LEARNED_ACTIVATIONS = ("prelu", "xielu")

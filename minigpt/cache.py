@@ -57,17 +57,22 @@ class KVCache:
 
     Cached keys and values are constants: no gradient flows into earlier calls.
 
-    Iterating gives (k, v) a layer, cut to the valid length.
+    Iterating gives (k, v) a layer, cut to the valid length; with cross-attention (k, v, cross_k,
+    cross_v), where the latter are those of the encoder's positions, computed once.
     """
 
-    def __init__(self, pairs: Sequence[tuple[Any, Any]] = ()) -> None:
-        self._layers = [
-            _Layer(*(x if isinstance(x, Tensor) else Tensor(x) for x in kv)) for kv in pairs
-        ]
+    def __init__(self, layers: Sequence[Sequence[Any]] = ()) -> None:
+        tensors = [[x if isinstance(x, Tensor) else Tensor(x) for x in layer] for layer in layers]
+        self._layers = [_Layer(k, v) for k, v, *_ in tensors]
+        self._cross = {i: (x[2], x[3]) for i, x in enumerate(tensors) if len(x) == 4}
 
     def get_seq_length(self) -> int:
         """How many positions the cache holds."""
         return self._layers[0].length if self._layers else 0
+
+    def lengths(self) -> set[int]:
+        """How many positions the layers hold: one number, unless a call was interrupted."""
+        return {layer.length for layer in self._layers}
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append a layer's new keys and values (B, H, T, D); return all of them, (B, H, S, D).
@@ -93,20 +98,32 @@ class KVCache:
         cached.append(k, v)
         return cached.valid()
 
+    def get_cross(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """A layer's cross-attention keys and values, (B, H, S, D) each, or None before the first
+        call.
+        """
+        return self._cross.get(layer)
+
+    def set_cross(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Keep a layer's cross-attention keys and values for the calls to come."""
+        self._cross[layer] = k.detach(), v.detach()
+
     def select(self, rows: Any) -> None:
         """Keep, repeat or reorder batch rows, by their indices."""
         index = np.asarray(rows)
         for layer in self._layers:
             layer.k, layer.v = (x.detach()[index] for x in layer.valid())
+        self._cross = {i: (k[index], v[index]) for i, (k, v) in self._cross.items()}
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (layer.valid() for layer in self._layers)
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return (self[i] for i in range(len(self)))
 
     def __len__(self) -> int:
         return len(self._layers)
 
-    def __getitem__(self, layer: int) -> tuple[Tensor, Tensor]:
-        return self._layers[layer].valid()
+    def __getitem__(self, layer: int) -> tuple[Tensor, ...]:
+        i = range(len(self))[layer]  # negative ones, too
+        return *self._layers[i].valid(), *self._cross.get(i, ())
 
     def __repr__(self) -> str:
         return f"KVCache({len(self)} layers, {self.get_seq_length()} positions)"

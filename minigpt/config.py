@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from minigpt.activations import ACTIVATIONS, LEARNED_ACTIVATIONS
 from minigpt.files import atomic_write, read_json
 
 CONFIG_FILE = "config.json"
@@ -27,17 +28,6 @@ ALIASES = {
     "num_hidden_layers": "n_layer",
 }
 
-# "gelu" is exact (erf), "gelu_new" the tanh form that the official checkpoints were trained with;
-# the names beside them in one line mean the same function.
-ACTIVATIONS = (
-    "gelu_new", "gelu_pytorch_tanh", "gelu_fast",
-    "gelu", "gelu_python",
-    "silu", "swish",
-    "relu",
-    "tanh",
-    "sigmoid",
-    "linear",
-)
 SUMMARY_TYPES = ("last", "first", "mean", "cls_index", "attn")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -232,7 +222,11 @@ class GPT2Config:
                 _check_number(name, getattr(self, name), 1.0)
         for name in ("layer_norm_epsilon", "initializer_range"):
             _check_number(name, getattr(self, name), float(np.finfo(np.float32).max))
-        _check_choice("activation_function", self.activation_function, ACTIVATIONS)
+        for name in ("activation_function", "summary_activation"):
+            if getattr(self, name) in LEARNED_ACTIVATIONS:
+                raise ValueError(f"{name}={getattr(self, name)!r} has parameters of its own, which "
+                                 "are not supported: choose another")
+        _check_choice("activation_function", self.activation_function, tuple(ACTIVATIONS))
         _check_choice("summary_activation", self.summary_activation, (None, *ACTIVATIONS))
         _check_choice("summary_type", self.summary_type, SUMMARY_TYPES)
         _check_choice("problem_type", self.problem_type, (None, *PROBLEM_TYPES))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from minigpt.cache import KVCache
+from minigpt.config import GPT2Config
 from tensor import Tensor
 
 
@@ -46,26 +47,84 @@ class ModelOutput:
         return key in self.keys()
 
 
+def as_asked(output: ModelOutput, config: GPT2Config, return_dict: bool | None) -> Any:
+    """The output, or with return_dict=False (or the configuration's) its tuple."""
+    wants_output = config.return_dict if return_dict is None else return_dict
+    return output if wants_output else output.to_tuple()
+
+
+# What all have. past_key_values: the cache, where use_cache is on. hidden_states: n_layer + 1 of
+# (B, T, C), the first after the embedding dropout, the last after ln_f. attentions: n_layer of
+# (B, H, T, S), after dropout and head_mask; cross_attentions likewise, over the encoder's states.
+
+
 @dataclass
 class BaseModelOutput(ModelOutput):
-    """last_hidden_state (B, T, C), after ln_f; hidden_states, n_layer + 1 of (B, T, C), the last
-    after ln_f; attentions, n_layer of (B, H, T, S), after dropout.
-    """
+    """last_hidden_state (B, T, C), after ln_f."""
 
     last_hidden_state: Tensor
+    past_key_values: KVCache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class CausalLMOutput(ModelOutput):
+    """loss (), the mean cross-entropy in nats; logits (B, T, V)."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: KVCache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class DoubleHeadsOutput(ModelOutput):
+    """loss () of the next tokens and mc_loss () of the choices, not added up; logits (B, N, T, V)
+    and mc_logits (B, N) for N choices.
+    """
+
+    loss: Tensor | None = None
+    mc_loss: Tensor | None = None
+    logits: Tensor | None = None
+    mc_logits: Tensor | None = None
     past_key_values: KVCache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
-class CausalLMOutput(ModelOutput):
-    """loss (), the mean cross-entropy in nats; logits (B, T, V); the others as in
-    BaseModelOutput.
-    """
+class SequenceClassifierOutput(ModelOutput):
+    """loss (); logits (B, num_labels)."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     past_key_values: KVCache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class TokenClassifierOutput(ModelOutput):
+    """loss (), the mean cross-entropy in nats; logits (B, T, num_labels)."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class QuestionAnsweringOutput(ModelOutput):
+    """loss (), the mean of the cross-entropies of start and end; start_logits and end_logits
+    (B, T).
+    """
+
+    loss: Tensor | None = None
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None

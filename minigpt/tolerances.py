@@ -56,7 +56,9 @@ class Comparison:
     @property
     def ratio(self) -> float:
         """Difference in units of what is allowed: at most 1 passes."""
-        return self.difference / self.allowed
+        if self.difference == 0:  # a gradient that is zero everywhere allows nothing else
+            return 0.0
+        return self.difference / self.allowed if self.allowed else np.inf
 
     def __str__(self) -> str:
         where = f"[{', '.join(map(str, self.index))}]" if self.index else ""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tensor.apply import apply, operands
+from tensor.backend import DropoutMask
 from tensor.ops import elementwise, fused, matmul, shape
 from tensor.ops.function import broadcast_shapes, normalize_axis
 from tensor.random import Generator, default_generator
@@ -156,13 +157,14 @@ def attention(
     scale: float | None = None,
     causal: bool = False,
     dropout: float = 0.0,
+    head_mask: Tensor | None = None,
     want_weights: bool = False,
     generator: Generator | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """softmax(q k^T * scale + bias) v for each head. Vaswani et al. 2017, section 3.2.
 
     q (B, H, T, D), k and v (B, H, S, D) -> out (B, H, T, D) and, with `want_weights`, the weights
-    (B, H, T, S) after dropout, otherwise None.
+    (B, H, T, S) after dropout and head_mask, otherwise None.
 
     bias: added to the scores, broadcasts to (B, H, T, S), a constant; -inf or the dtype's lowest
     number masks a key.
@@ -170,20 +172,67 @@ def attention(
     causal: a query sees no later key, counted from the lower right corner: the last query sees all
     S keys.
     dropout: probability that a weight is dropped (only pass it when training).
+    head_mask: the weights are multiplied by it after dropout, broadcasts to (B, H, T, S); it may
+    require a gradient, which tells how much a head matters (Michel et al. 2019).
     """
     _check_attention(q, k, v, bias, causal, dropout)
+    bias = None if bias is None else bias.astype(q.dtype)
+    scale = 1 / math.sqrt(q.shape[3]) if scale is None else scale
+    dropped = (generator or default_generator()).dropout_mask(dropout) if dropout else None
+    if head_mask is not None:
+        _check_head_mask(q, k, head_mask)
+        out, weights = _attention_step_by_step(q, k, v, bias, scale, causal, dropped, head_mask)
+        return out, weights if want_weights else None
     result = apply(
         fused.Attention,
         q,
         k,
         v,
-        bias=None if bias is None else bias.astype(q.dtype).data,
-        scale=1 / math.sqrt(q.shape[3]) if scale is None else scale,
+        bias=None if bias is None else bias.data,
+        scale=scale,
         causal=causal,
-        dropout=(generator or default_generator()).dropout_mask(dropout) if dropout else None,
+        dropout=dropped,
         want_weights=want_weights,
     )
     return result if want_weights else (result, None)
+
+
+def _attention_step_by_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    causal: bool,
+    dropped: DropoutMask | None,
+    head_mask: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The same with a head_mask, made of small operations: slower, and the definition itself."""
+    scores = q @ k.transpose(-1, -2) * scale  # (B, H, T, S)
+    T, S = scores.shape[-2:]
+    if causal:  # the last query sees the last key
+        future = np.triu(np.full((T, S), -np.inf), S - T + 1)
+        scores = scores + Tensor(future, dtype=q.dtype, device=q.device)
+    if bias is not None:
+        scores = scores + bias
+    weights = scores.softmax()
+    if dropped is not None:
+        weights = apply(fused.Dropout, weights, mask=dropped)
+    weights = weights * head_mask
+    return weights @ v, weights
+
+
+def _check_head_mask(q: Tensor, k: Tensor, head_mask: Tensor) -> None:
+    _need_tensors("attention: head_mask", head_mask)
+    _same_dtype("attention with head_mask", q, head_mask)
+    full = (*q.shape[:3], k.shape[2])
+    if (
+        head_mask.ndim != 4
+        or broadcast_shapes("attention head_mask", head_mask.shape, full) != full
+    ):
+        raise ValueError(
+            f"attention: head_mask {head_mask.shape} does not broadcast to (B, H, T, S) = {full}"
+        )
 
 
 def _check_attention(

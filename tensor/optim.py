@@ -89,7 +89,11 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} defines no buffers")
 
     def step(self) -> None:
-        """Update every parameter that has a gradient, in place."""
+        """Update every parameter that has a gradient, in place.
+
+        ValueError, and no change, if the model was resized or pruned since.
+        """
+        self._check_shapes()
         self.steps += 1
         buffers = [tensors for tensors in self.buffers().values() if tensors]
         number = 0
@@ -100,6 +104,17 @@ class Optimizer:
                     with span(f"{type(self).__name__}.step", arrays):
                         self._update(p, group, arrays)
                 number += 1
+
+    def _check_shapes(self) -> None:
+        params = self.params
+        for name, tensors in self.buffers().items():
+            for number, (p, buffer) in enumerate(zip(params, tensors)):
+                if p.shape != buffer.shape:
+                    raise ValueError(
+                        f"{type(self).__name__}: parameter {number} is {p.shape}, but its {name} "
+                        f"is {buffer.shape}: the model was resized or pruned since; make a new "
+                        "optimizer"
+                    )
 
     def _update(self, p: Tensor, group: Group, arrays: list[Array]) -> None:
         """One parameter's step; arrays: the parameter, its gradient and its buffers, in order."""

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigpt.activations import get_activation
-from minigpt.config import ACTIVATIONS, ALIASES, GPT2Config
+from minigpt.activations import ACTIVATIONS
+from minigpt.config import ALIASES, GPT2Config
 from tensor import Tensor
 
 # config.json of `gpt2` on the Hub, with the fields of its time: n_ctx is no field any more, and
@@ -298,7 +298,12 @@ def test_an_activation_is_that_of_transformers(theirs, name):
     import torch
     from transformers.activations import ACT2FN
 
-    x = np.linspace(-6, 6, 1001)
-    ours = get_activation(name)(Tensor(x, dtype="float64")).numpy()
-    # gelu_fast writes sqrt(2 / pi) with ten digits.
-    np.testing.assert_allclose(ours, ACT2FN[name](torch.from_numpy(x)).numpy(), atol=1e-10)
+    for dtype, atol in (("float64", 1e-10), ("float32", 2e-6)):
+        # gelu_fast writes sqrt(2 / pi) with ten digits.
+        array = np.concatenate([np.linspace(-6.1, 6.2, 1001), [-90, -20, 20, 90]]).astype(dtype)
+        ours, reference = Tensor(array, requires_grad=True), torch.tensor(array, requires_grad=True)
+        y, wanted = ACTIVATIONS[name](ours), ACT2FN[name](reference)
+        np.testing.assert_allclose(y.numpy(), wanted.detach().numpy(), rtol=5 * atol, atol=atol)
+        y.sum().backward()
+        wanted.sum().backward()
+        np.testing.assert_allclose(ours.grad.numpy(), reference.grad.numpy(), atol=10 * atol)

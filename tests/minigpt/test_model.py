@@ -250,11 +250,6 @@ def test_a_cache_whose_layers_differ_is_refused(model):
         model(IDS[:, 4:], past_key_values=cache)
 
 
-def test_what_is_not_built_yet_is_refused():
-    with pytest.raises(ValueError, match="neither is supported yet"):
-        GPT2Model(GPT2Config(**CONFIG, add_cross_attention=True))
-
-
 def test_an_empty_prompt_is_refused(model):
     with pytest.raises(ValueError, match=r"\(1, 0\).*can't be empty"):
         model.generate(np.zeros((1, 0), int))

@@ -17,6 +17,7 @@ from tests.minigpt.parity_helpers import (
     assert_same,
     assert_same_gradients,
     assert_same_outputs,
+    configs,
     draw_batch,
     flatten,
     loss_of,
@@ -69,28 +70,6 @@ def test_outputs_and_gradients(config, dtype, padding):
     pair = make_pair(CONFIGS[config], seed=len(config), dtype=dtype)
     batch = draw_batch(pair.config, np.random.default_rng(1), B=3, T=11, padding=padding)
     compare_everything(pair, batch)
-
-
-@st.composite
-def configs(draw) -> dict:
-    """Any small GPT-2."""
-    n_head, head_size = draw(st.integers(1, 4)), draw(st.integers(1, 9))
-    # Layer norm over a few numbers magnifies the rounding of nearly equal ones, in torch too.
-    n_embd = n_head * max(head_size, -(-8 // n_head))
-    return {
-        "vocab_size": draw(st.integers(2, 70)),
-        "n_positions": draw(st.integers(2, 24)),
-        "n_embd": n_embd,
-        "n_head": n_head,
-        "n_layer": draw(st.integers(1, 3)),
-        "n_inner": draw(st.none() | st.integers(1, 40)),
-        "activation_function": draw(st.sampled_from(["gelu_new", "gelu", "relu", "silu", "tanh"])),
-        "layer_norm_epsilon": draw(st.sampled_from([1e-5, 1e-6, 1e-3])),
-        "scale_attn_weights": draw(st.booleans()),
-        "scale_attn_by_inverse_layer_idx": draw(st.booleans()),
-        "reorder_and_upcast_attn": draw(st.booleans()),
-        "tie_word_embeddings": draw(st.booleans()),
-    }
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

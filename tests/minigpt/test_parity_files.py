@@ -225,10 +225,9 @@ def test_new_models_start_as_transformers_models_do():
         assert abs(array.std() - reference.std()) <= error, name
 
 
-def test_the_golden_files_are_what_their_script_makes(tmp_path):
-    subprocess.run(
-        [sys.executable, GOLDEN / "make_golden.py", "--out", tmp_path], check=True, timeout=300
-    )
+def test_the_golden_files_are_what_their_scripts_make(tmp_path):
+    for script in sorted(GOLDEN.glob("make_*.py")):
+        subprocess.run([sys.executable, script, "--out", tmp_path], check=True, timeout=300)
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.safetensors"))
     kept = sorted(path.relative_to(GOLDEN) for path in GOLDEN.rglob("*.safetensors"))
     assert made == kept
@@ -239,7 +238,10 @@ def test_the_golden_files_are_what_their_script_makes(tmp_path):
             if np.issubdtype(new[name].dtype, np.integer):
                 np.testing.assert_array_equal(new[name], old[name], err_msg=f"{path}: {name}")
             else:
-                result = tolerances.compare_output(f"{path}: {name}", new[name], old[name])
+                allowed = tolerances.output_tolerance(old[name])
+                if name == "adamw/losses":  # of float32 models, on machines that round differently
+                    allowed = tolerances.TRAINING_LOSS
+                result = tolerances.compare(f"{path}: {name}", new[name], old[name], allowed)
                 assert result.ok, str(result)
     for path in tmp_path.rglob("*.json"):
         assert json.loads(path.read_text()) == json.loads(

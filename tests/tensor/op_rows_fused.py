@@ -185,7 +185,43 @@ def _attention_rows() -> list[Op]:
     return rows
 
 
-ATTENTION = _attention_rows()
+def _head_mask_rows() -> list[Op]:
+    """head_mask, a fourth input with a gradient of its own: of a head, of a row, of everything."""
+    bias = np.where(np.arange(5) < 1, -math.inf, 0.0)[None, None, None]  # (1, 1, 1, 5)
+    options: list[tuple[str, dict[str, Any]]] = [
+        ("", {}), ("_causal", {"causal": True}), ("_bias", {"bias": bias, "scale": 0.3}),
+    ]  # fmt: skip
+    sizes = [(2, 3, 4, 5, 6), (1, 1, 1, 5, 1), (1, 2, 5, 5, 3), (0, 2, 3, 5, 2)]
+    masks = [(1, "H", 1, 1), ("B", 1, "T", 1), ("B", "H", "T", "S")]
+    calls = []
+    for B, H, T, S, D in sizes:
+        size_of = {"B": B, "H": H, "T": T, "S": S, 1: 1}
+        for mask in masks:
+            shape = tuple(size_of[axis] for axis in mask)
+            call = ((B, H, T, D), (B, H, S, D), (B, H, S, D), shape)
+            if call not in calls:  # where sizes are 1, masks of several kinds are alike
+                calls.append(call)
+    rows = []
+    for name, given in options:
+
+        def ours(q: Any, k: Any, v: Any, m: Any, given: Any = given) -> Any:
+            bias = Tensor(given["bias"], q.dtype) if "bias" in given else None
+            return attention(q, k, v, head_mask=m, want_weights=True, **{**given, "bias": bias})
+
+        def twin(torch: Any, q: Any, k: Any, v: Any, m: Any, given: Any = given) -> Any:
+            options = {"bias": None, "scale": None, "causal": False, **given}
+            weights = _attention_twin(torch, q, k, v, **options)[1] * m
+            return weights @ v, weights
+
+        def plain(q: Any, k: Any, v: Any, m: Any, given: Any = given) -> Any:
+            weights = slow_ops.attention(q, k, v, **given)[1] * m
+            return weights @ v, weights
+
+        rows.append(Op(f"attention_head_mask{name}", ours, calls, twin, plain))
+    return rows
+
+
+ATTENTION = _attention_rows() + _head_mask_rows()
 
 
 def _cross_entropy(name: str, targets: Any, ignore: int, V: Sequence[int], domain: str) -> Op:

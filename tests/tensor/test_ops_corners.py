@@ -379,6 +379,27 @@ def test_attention_dropout_drops_the_right_part() -> None:
     assert abs((w > 0).mean() - 0.75) < 5 * math.sqrt(0.25 * 0.75 / w.size)
 
 
+def test_attention_dropout_is_the_same_with_a_head_mask() -> None:
+    q, k, v = (Tensor(np.random.default_rng(i).standard_normal((2, 3, 5, 4))) for i in range(3))
+    ones = Tensor(np.ones((1, 3, 1, 1)))
+    with_mask = attention(
+        q, k, v, dropout=0.4, head_mask=ones, want_weights=True, generator=Generator(3)
+    )
+    without = attention(q, k, v, dropout=0.4, want_weights=True, generator=Generator(3))
+    for a, b in zip(with_mask, without, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-14)
+
+
+def test_a_head_mask_that_does_not_fit_is_refused() -> None:
+    q = Tensor(np.ones((2, 3, 5, 4)))
+    with pytest.raises(ValueError, match=r"head_mask \(3,\) does not broadcast to"):
+        attention(q, q, q, head_mask=Tensor(np.ones(3)))
+    with pytest.raises(ValueError, match=r"\(1, 2, 1, 1\) and \(2, 3, 5, 5\)"):
+        attention(q, q, q, head_mask=Tensor(np.ones((1, 2, 1, 1))))
+    with pytest.raises(TypeError, match="float64, float32 differ"):
+        attention(q, q, q, head_mask=Tensor(np.ones((1, 3, 1, 1), np.float32)))
+
+
 # --- attention as its users see it
 
 
