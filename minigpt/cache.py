@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
-
-import numpy as np
 
 from tensor import Tensor, cat, is_grad_enabled
 
@@ -36,12 +35,36 @@ class _Layer:
             backend.assign(place, new.data)
         self.length = length
 
+    def select(self, rows: list[int]) -> None:
+        """Batch rows by their indices, with room for more, so that the next append copies nothing.
+
+        Into new arrays: whoever holds the old ones keeps what they saw.
+        """
+        if rows == list(range(self.k.shape[0])):
+            return
+        room = self.k.shape[2] if self.k.shape[2] > self.length else 2 * self.length
+        self.k, self.v = (self._selected(old, rows, room) for old in (self.k, self.v))
+
     def _grown(self, old: Tensor, room: int) -> Tensor:
-        b, h, _, d = old.shape
-        new = Tensor.wrap(old.backend.full((b, h, room, d), 0, old.dtype), old.backend)
-        place = new.backend.slice(new.data, (slice(None), slice(None), slice(0, self.length)))
-        new.backend.assign(place, old.data[:, :, : self.length])
+        new = self._empty(old, old.shape[0], room)
+        self._copy(old, slice(None), new, slice(None))
         return new
+
+    def _selected(self, old: Tensor, rows: list[int], room: int) -> Tensor:
+        new = self._empty(old, len(rows), room)
+        for to, row in enumerate(rows):  # one by one: an array of indices would copy twice
+            self._copy(old, row, new, to)
+        return new
+
+    def _empty(self, like: Tensor, b: int, room: int) -> Tensor:
+        _, h, _, d = like.shape
+        return Tensor.wrap(like.backend.full((b, h, room, d), 0, like.dtype), like.backend)
+
+    def _copy(self, old: Tensor, rows: int | slice, new: Tensor, to: int | slice) -> None:
+        """The valid part of some rows."""
+        backend, valid = new.backend, (slice(None), slice(0, self.length))
+        place = backend.slice(new.data, (to, *valid))
+        backend.assign(place, backend.slice(old.data, (rows, *valid)))
 
 
 class KVCache:
@@ -89,10 +112,10 @@ class KVCache:
         return cached.valid()
 
     def select(self, rows: Any) -> None:
-        """Keep, repeat or reorder batch rows, by their indices."""
-        index = np.asarray(rows)
+        """Keep, repeat or reorder batch rows, by their indices (one dimension)."""
+        index = [operator.index(row) for row in rows]
         for layer in self._layers:
-            layer.k, layer.v = (x.detach()[index] for x in layer.valid())
+            layer.select(index)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return (layer.valid() for layer in self._layers)

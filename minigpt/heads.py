@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from minigpt.cache import KVCache
 from minigpt.config import GPT2Config
-from minigpt.files import atomic_write
 from minigpt.generation import generate
+from minigpt.generation_config import GENERATION_CONFIG_FILE, GenerationConfig
 from minigpt.model import GPT2Model
 from minigpt.outputs import CausalLMOutput
 from minigpt.pretrained import PreTrainedModel
@@ -34,6 +33,7 @@ class GPT2LMHeadModel(PreTrainedModel):
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
+        self.generation_config = GenerationConfig.of_model(config)
         self.transformer = GPT2Model(config)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(
@@ -99,15 +99,28 @@ class GPT2LMHeadModel(PreTrainedModel):
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write config.json, model.safetensors and generation_config.json, as transformers does."""
         super().save_pretrained(folder)
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        tokens = {name: getattr(self.config, name) for name in names}
-        values = {"_from_model_config": True, **{n: i for n, i in tokens.items() if i is not None}}
-        with atomic_write(Path(folder) / "generation_config.json", "w") as f:
-            f.write(json.dumps(values, indent=2) + "\n")
+        self.generation_config.save_pretrained(folder)
 
-    def generate(self, input_ids: Any, **options: Any) -> np.ndarray:
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        /,
+        device: str = "cpu",
+        dtype: str = "float32",
+        **overrides: Any,
+    ) -> Self:
+        """As PreTrainedModel.from_pretrained; generation_config.json, if the folder has one, holds
+        the defaults of `generate`.
+        """
+        model = super().from_pretrained(path, device, dtype, **overrides)
+        if (Path(path) / GENERATION_CONFIG_FILE).is_file():
+            model.generation_config = GenerationConfig.from_pretrained(path)
+        return model
+
+    def generate(self, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> Any:
         """Token ids (B, T + new) that continue the prompts; see `minigpt.generation.generate`."""
-        return generate(self, input_ids, **options)
+        return generate(self, input_ids, attention_mask, **options)
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:

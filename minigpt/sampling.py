@@ -40,7 +40,7 @@ def generate_beyond_context(
         )
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} should be at least 1")
-    end_token = options.get("eos_token_id", model.config.eos_token_id)
+    end_token = options.get("eos_token_id", model.generation_config.eos_token_id)
     ids = list(prompt)
     end = len(ids) + max_new_tokens
     while len(ids) < end:
