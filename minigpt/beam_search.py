@@ -30,9 +30,9 @@ class FinishedBeams:
     that each new token was added to, filled up with -1.
     """
 
-    def __init__(self, ids: np.ndarray, B: int, length: int, pad: int | None) -> None:
+    def __init__(self, ids: np.ndarray, B: int, length: int, pad: int) -> None:
         N, T = len(ids) // B, ids.shape[1]
-        self.pad = -1 if pad is None else pad  # without one all sequences end at one length
+        self.pad = pad
         self.ids = _filled_up(ids.reshape(B, N, T), length, self.pad)
         self.origins = np.full((B, N, length - T), -1)
         self.scores = np.full((B, N), NEVER)
@@ -75,7 +75,9 @@ def beam_search(
     B = len(ids) // N
     first_row = np.arange(B)[:, None] * N  # (B, 1)
     prompt = np.arange(B)[:, None]  # (B, 1)
-    finished = FinishedBeams(ids, B, stopping.final_length, pad)
+    # As in transformers a pad token of 0 counts as none here.
+    fill = (pad or stopping.ends[0]) if stopping.ends else pad
+    finished = FinishedBeams(ids, B, stopping.final_length, -1 if fill is None else fill)
     origins = np.zeros((B * N, 0), np.int64)
     # All beams start equal: only the first one's candidates count.
     totals = np.where(np.arange(N) == 0, 0, NEVER).astype(np.float32)[None].repeat(B, 0)  # (B, N)
@@ -112,12 +114,12 @@ def beam_search(
 
         ids = new_ids[keep].reshape(B * N, -1)
         origins = new_origins[keep].reshape(B * N, -1)
-        next_logits.select(row[keep].ravel())
         most_steps = stopping.final_length - prompt_length
         open_ &= _can_improve(totals, finished, steps, most_steps, config)
         is_full = finished.is_there.all() and config.early_stopping is True
         if not open_.any() or is_full or ended.all():
             break
+        next_logits.select(row[keep].ravel())
     return _output(next_logits, finished, prompt_length, all_scores, config)
 
 

@@ -4,6 +4,7 @@ are here, or to beam search.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -271,6 +272,12 @@ def _final_length(
                 f"{name} = {given[name]} can't be reached after a prompt of {prompt} tokens: "
                 f"generation ends at {stop}; give max_new_tokens"
             )
+    # float32 ends at e^88
+    if config.num_beams > 1 and abs(config.length_penalty) * math.log(stop) > 80:
+        raise ValueError(
+            f"length_penalty = {config.length_penalty}: {stop} tokens to this power are beyond "
+            "float32; values from -2 to 2 are usual"
+        )
     return stop
 
 

@@ -21,6 +21,7 @@ from minigpt.files import atomic_write, read_json
 
 GENERATION_CONFIG_FILE = "generation_config.json"
 DEFAULT_LENGTH = 20
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 # Options of transformers that are not here, and the values with which they change nothing.
 NOT_HERE: dict[str, Any] = {
@@ -98,6 +99,12 @@ class GenerationConfig:
     from_model_config: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in OPTIONS:  # as JSON has them, which also compare
+            value = getattr(self, name)
+            if isinstance(value, (np.ndarray, np.generic)):
+                setattr(self, name, value.tolist())
+
     # ---- making one ----------------------------------------------------------------------------
 
     @classmethod
@@ -124,7 +131,7 @@ class GenerationConfig:
         made = bool(values.pop("_from_model_config", False))
         extra = {k: values.pop(k) for k in list(values) if k not in OPTIONS}
         for name, value in extra.items():
-            if name in NOT_HERE and value != NOT_HERE[name]:
+            if name in NOT_HERE and not _is_off(name, value):
                 raise ValueError(
                     f"{file}: {name} = {value!r} is an option of transformers that is not "
                     f"supported here; remove it from the file"
@@ -145,15 +152,17 @@ class GenerationConfig:
             values["sequence_bias"] = [[list(ids), bias] for ids, bias in pairs]
         if self.from_model_config:
             values["_from_model_config"] = True
-        text = json.dumps(self.extra | values, indent=2, sort_keys=True, default=np.ndarray.tolist)
+        text = json.dumps(self.extra | values, indent=2, sort_keys=True)
         with atomic_write(Path(folder) / GENERATION_CONFIG_FILE, "w") as f:
             f.write(text + "\n")
 
     def updated(self, **options: Any) -> GenerationConfig:
         """A copy with some options replaced. TypeError for a name that is no option."""
         for name, value in options.items():
-            if name in OPTIONS or (name in NOT_HERE and value == NOT_HERE[name]):
+            if name in OPTIONS or (name in NOT_HERE and _is_off(name, value)):
                 continue
+            if name == "inputs":
+                raise TypeError("generate: the prompts are input_ids here, not inputs")
             if name in NOT_HERE:
                 raise TypeError(
                     f"generate: {name} is an option of transformers that is not supported here"
@@ -272,6 +281,12 @@ _TOKENS = (
     "bos_token_id", "eos_token_id", "pad_token_id", "forced_bos_token_id", "forced_eos_token_id",
     "suppress_tokens", "begin_suppress_tokens",
 )  # fmt: skip
+
+
+def _is_off(name: str, value: Any) -> bool:
+    """Whether an option that is not here has the value with which it changes nothing."""
+    off = NOT_HERE[name]
+    return value is off or (isinstance(value, (int, float)) and value == off)
 
 
 def whole_number(name: str, value: Any) -> int:

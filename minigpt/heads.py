@@ -12,7 +12,7 @@ import numpy as np
 from minigpt.cache import KVCache
 from minigpt.config import GPT2Config
 from minigpt.generation import generate
-from minigpt.generation_config import GENERATION_CONFIG_FILE, GenerationConfig
+from minigpt.generation_config import GENERATION_CONFIG_FILE, TOKEN_IDS, GenerationConfig
 from minigpt.model import GPT2Model
 from minigpt.outputs import CausalLMOutput
 from minigpt.pretrained import PreTrainedModel
@@ -111,11 +111,12 @@ class GPT2LMHeadModel(PreTrainedModel):
         **overrides: Any,
     ) -> Self:
         """As PreTrainedModel.from_pretrained; generation_config.json, if the folder has one, holds
-        the defaults of `generate`.
+        the defaults of `generate`. Token ids among the overrides count there, too.
         """
         model = super().from_pretrained(path, device, dtype, **overrides)
         if (Path(path) / GENERATION_CONFIG_FILE).is_file():
-            model.generation_config = GenerationConfig.from_pretrained(path)
+            tokens = {n: v for n, v in overrides.items() if n in TOKEN_IDS}
+            model.generation_config = GenerationConfig.from_pretrained(path).updated(**tokens)
         return model
 
     def generate(self, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> Any:

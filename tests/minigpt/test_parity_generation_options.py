@@ -94,7 +94,7 @@ BEAMS = st.fixed_dictionaries(
     padding=st.sampled_from(["none", "left"]),
     new=st.integers(3, 12),
     ends=st.none() | token | st.lists(token, min_size=1, max_size=12),
-    pad=st.integers(1, V - 1),
+    pad=token,
     strategy=GREEDY | BEAMS,
     changes=st.fixed_dictionaries({}, optional=CHANGES),
     use_cache=st.booleans(),
