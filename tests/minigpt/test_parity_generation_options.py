@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import warnings
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from minigpt.bpe_training import train_bpe
+from minigpt.generation_config import GenerationConfig
 from tests.minigpt.parity_helpers import Pair, draw_batch, make_pair, reference_only, to_torch
 
 pytestmark = reference_only
 
 V = 53
-TIE = 1e-5  # transformers adds log-probabilities in float32, whatever the model's dtype
 
 
 @lru_cache(maxsize=24)
@@ -164,3 +170,131 @@ def test_what_sampling_draws_from(seed, weights, num_beams, ends, filters):
     found, wanted = ours.scores[0].numpy(), theirs.scores[0].numpy()
     np.testing.assert_array_equal(np.isinf(found), np.isinf(wanted))
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}], ids=str)
+def test_every_output(options):
+    """Per step: attentions and hidden states; and the cache, but for the order that beams have."""
+    pair = pair_of(0, "float64")
+    ids = draw_batch(pair.config, np.random.default_rng(1), 2, 5)["input_ids"]
+    wanted = {"output_attentions": True, "output_hidden_states": True, "max_new_tokens": 4}
+    ours, theirs = run_both(pair, ids, np.ones_like(ids), wanted | options)
+    assert ours.keys() == list(theirs.keys())
+    assert_same_generation(ours, theirs)
+    for name in ("attentions", "hidden_states"):
+        for step, reference in zip(ours[name], theirs[name], strict=True):
+            for a, b in zip(step, reference, strict=True):
+                np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-9, atol=1e-9)
+    if not options:
+        for layer, reference in zip(ours.past_key_values, theirs.past_key_values.to_legacy_cache()):
+            for a, b in zip(layer, reference):
+                np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 4}, {"temperature": 3.0, "top_p": 0.9}], ids=str)
+def test_sampled_beams_follow_transformers_distribution(options):
+    """The sequences that 4,000 runs of two beams end with: as often here as there."""
+    import torch
+
+    pair = make_pair({"vocab_size": 6, "n_positions": 24, "eos_token_id": None}, seed=3)
+    ids = np.repeat(np.array([[1, 2, 3]]), 4000, axis=0)
+    options = {
+        "do_sample": True, "num_beams": 2, "max_new_tokens": 2, "eos_token_id": 5,
+        "pad_token_id": 0, "top_k": 0, **options,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    theirs = pair.theirs.generate(to_torch(ids), attention_mask=to_torch(ids * 0 + 1), **options)
+    ours = pair.ours.generate(ids, attention_mask=ids * 0 + 1, seed=0, **options)
+    kinds, where = np.unique(np.concatenate([ours, theirs.numpy()]), axis=0, return_inverse=True)
+    a, b = (np.bincount(part, minlength=len(kinds)) for part in np.split(where.ravel(), 2))
+    # Chi-squared of two samples of one size: sum (a - b)^2 / (a + b) over the kinds seen.
+    statistic, freedom = np.sum((a - b) ** 2 / (a + b)), len(kinds) - 1
+    assert freedom >= 3 and statistic < freedom + 5 * np.sqrt(2 * freedom), (a, b)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    """(ours, transformers') of a byte-level vocabulary of 300."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ours = train_bpe(["the cat sat on the mat and the hat of a rat is that"] * 9, 300)
+    ours.save_pretrained(folder)
+    return ours, transformers.GPT2Tokenizer.from_pretrained(folder)
+
+
+@settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_beams=st.sampled_from([1, 1, 3]),
+    cuts=st.lists(st.tuples(st.integers(0, 20), st.integers(1, 6)), min_size=1, max_size=2),
+)
+def test_stop_strings(tokenizers, seed, num_beams, cuts):
+    """Pieces of what greedy decoding writes, cut anywhere, also within tokens."""
+    ours, theirs = tokenizers
+    config = {"vocab_size": len(ours), "n_positions": 24, "eos_token_id": None, "n_layer": 1}
+    pair = make_pair(config, seed % 5)
+    letters = [i for i in range(len(ours) - 1) if ours.decode([i]).isascii()]
+    ids = np.random.default_rng(seed).choice(letters, (2, 4))
+    only_letters = [i for i in range(len(ours)) if i not in letters]
+    options = {"max_new_tokens": 12, "suppress_tokens": only_letters, "no_repeat_ngram_size": 2}
+    text = ours.decode(pair.ours.generate(ids, **options)[0])
+    stops = [text[start : start + length] for start, length in cuts if text[start:]]
+    if not stops:
+        return
+    options |= {"pad_token_id": letters[0], "eos_token_id": letters[1], "num_beams": num_beams}
+    mask = np.ones_like(ids)
+    found = pair.ours.generate(
+        ids, attention_mask=mask, stop_strings=stops, tokenizer=ours, **options
+    )
+    wanted = pair.theirs.generate(
+        to_torch(ids), attention_mask=to_torch(mask), stop_strings=stops, tokenizer=theirs,
+        **options,
+    )  # fmt: skip
+    np.testing.assert_array_equal(found, wanted.numpy())
+
+
+def test_generation_configs_go_both_ways(tmp_path):
+    import transformers
+
+    values = {
+        "num_beams": 3, "max_new_tokens": 5, "early_stopping": "never", "length_penalty": 0.5,
+        "eos_token_id": [3, 4, 5], "pad_token_id": 2, "no_repeat_ngram_size": 2,
+        "bad_words_ids": [[7], [8, 9]], "sequence_bias": [[[4], 0.5]],
+    }  # fmt: skip
+    pair = pair_of(1, "float32")
+    for name in ("theirs", "ours"):
+        pair.theirs.save_pretrained(tmp_path / name)
+    transformers.GenerationConfig(**values).save_pretrained(tmp_path / "theirs")
+    GenerationConfig(**values).save_pretrained(tmp_path / "ours")
+    load = transformers.GenerationConfig.from_pretrained
+    assert load(tmp_path / "ours").to_dict() == load(tmp_path / "theirs").to_dict()
+    ids = draw_batch(pair.config, np.random.default_rng(4), 2, 5)["input_ids"]
+    mask = np.ones_like(ids)
+    theirs = type(pair.theirs).from_pretrained(tmp_path / "theirs", attn_implementation="eager")
+    wanted = theirs.generate(to_torch(ids), attention_mask=to_torch(mask)).numpy()
+    for name in ("theirs", "ours"):
+        ours = type(pair.ours).from_pretrained(tmp_path / name)
+        np.testing.assert_array_equal(ours.generate(ids, attention_mask=mask), wanted)
+        changed = {"num_beams": 2, "early_stopping": True}
+        np.testing.assert_array_equal(
+            ours.generate(ids, attention_mask=mask, **changed),
+            theirs.generate(to_torch(ids), attention_mask=to_torch(mask), **changed).numpy(),
+        )
+
+
+def test_the_golden_generation_is_what_its_script_makes(tmp_path):
+    script = Path(__file__).parents[1] / "golden" / "make_generation.py"
+    subprocess.run(
+        [sys.executable, script, "--out", tmp_path / "made.json"], check=True, timeout=200
+    )
+    made = json.loads((tmp_path / "made.json").read_text())
+    kept = json.loads((script.parent / "generation.json").read_text())
+    for new, old in zip(made, kept, strict=True):
+        scores = new.pop("sequences_scores", []), old.pop("sequences_scores", [])
+        assert new == old
+        np.testing.assert_allclose(*scores, rtol=1e-5)
