@@ -73,7 +73,6 @@ def beam_search(
     """
     N, prompt_length = config.num_beams, ids.shape[1]
     B = len(ids) // N
-    first_row = np.arange(B)[:, None] * N  # (B, 1)
     prompt = np.arange(B)[:, None]  # (B, 1)
     # As in transformers a pad token of 0 counts as none here.
     fill = (pad or stopping.ends[0]) if stopping.ends else pad
@@ -83,58 +82,60 @@ def beam_search(
     totals = np.where(np.arange(N) == 0, 0, NEVER).astype(np.float32)[None].repeat(B, 0)  # (B, N)
     open_ = np.ones(B, bool)  # whether a prompt's beams can still beat what has ended
     all_scores: list[np.ndarray] | None = [] if config.output_scores else None
+    K = max(2, 1 + len(stopping.ends)) * N
     while True:
         scores = log_softmax(next_logits(ids))  # (B * N, V)
         for processor in change:
             scores = processor(ids, scores)
         if all_scores is not None:
             all_scores.append(scores)
-        V = scores.shape[1]
-        sums = (scores.reshape(B, N, V) + totals[:, :, None]).reshape(B, N * V)
-        chosen = _candidates(sums, stopping, N, generator if config.do_sample else None)  # (B, K)
-        sums = sums[prompt, chosen]  # (B, K)
+        row, token, sums = _candidates(
+            scores, totals, K, generator if config.do_sample else None
+        )  # (B, K) each
         _require_a_choice(sums, open_)
-        row = first_row + chosen // V
-        new_ids = np.concatenate([ids[row], (chosen % V)[:, :, None]], axis=2)  # (B, K, T + 1)
+        new_ids = np.concatenate([ids[row], token[:, :, None]], axis=2)  # (B, K, T + 1)
         new_origins = np.concatenate([origins[row], row[:, :, None]], axis=2)
-        B_K = B * chosen.shape[1]
-        ended = stopping(new_ids.reshape(B_K, -1), all_scores).reshape(B, -1)  # (B, K)
-
-        running = sums + np.where(ended, NEVER, 0)
-        keep = (prompt, best_first(running, N))  # (B, N)
-        totals = running[keep]
+        ended = stopping(new_ids.reshape(row.size, -1), all_scores).reshape(row.shape)
 
         # Only what is among the N best counts as an end.
-        accepts = open_ & ~(finished.is_there.all(axis=1) & (config.early_stopping is True))
+        full = finished.is_there.all(axis=1) & (config.early_stopping is True)
+        is_end = ended & (np.arange(row.shape[1]) < N) & (open_ & ~full)[:, None]
         steps = new_ids.shape[2] - prompt_length
-        is_end = ended & (np.arange(ended.shape[1]) < N) & accepts[:, None]
         if is_end.any():
             penalized = sums / np.float32(steps**config.length_penalty)
             finished.add(new_ids, new_origins, penalized, is_end)
 
+        running = sums + np.where(ended, NEVER, 0)
+        keep = (prompt, best_first(running, N))  # (B, N)
+        totals = running[keep]
         ids = new_ids[keep].reshape(B * N, -1)
         origins = new_origins[keep].reshape(B * N, -1)
         most_steps = stopping.final_length - prompt_length
         open_ &= _can_improve(totals, finished, steps, most_steps, config)
-        is_full = finished.is_there.all() and config.early_stopping is True
-        if not open_.any() or is_full or ended.all():
-            break
+        all_full = finished.is_there.all() and config.early_stopping is True
+        if not open_.any() or all_full or ended.all():
+            return _output(next_logits, finished, prompt_length, all_scores, config)
         next_logits.select(row[keep].ravel())
-    return _output(next_logits, finished, prompt_length, all_scores, config)
 
 
 def _candidates(
-    sums: np.ndarray, stopping: Stopping, N: int, generator: Generator | None
-) -> np.ndarray:
-    """The K best of the scores (B, N * V), or K that are drawn without replacement: (B, K).
+    scores: np.ndarray, totals: np.ndarray, K: int, generator: Generator | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The K best continuations of each prompt, or K that are drawn without replacement.
+
+    scores: (B * N, V) of the next token, totals: (B, N) of the beams so far. Returns the row that
+    each continues, its token, and the sum of the two scores, (B, K) each.
 
     The largest scores, each with a draw of Gumbel's distribution added to it, are a sample without
     replacement of their softmax, in the order of drawing (Kool et al. 2019, section 3).
     """
-    K = min(max(2, 1 + len(stopping.ends)) * N, sums.shape[1])
-    if generator is not None:
-        sums = sums + generator.numpy().gumbel(size=sums.shape)
-    return best_first(sums, K)
+    B, N = totals.shape
+    V = scores.shape[1]
+    sums = (scores.reshape(B, N, V) + totals[:, :, None]).reshape(B, N * V)
+    keys = sums if generator is None else sums + generator.numpy().gumbel(size=sums.shape)
+    chosen = best_first(keys, min(K, N * V))
+    prompt = np.arange(B)[:, None]
+    return prompt * N + chosen // V, chosen % V, sums[prompt, chosen]
 
 
 def best_first(scores: np.ndarray, k: int) -> np.ndarray:
