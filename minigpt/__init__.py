@@ -1,10 +1,15 @@
 """GPT-2 from scratch on the `tensor` library: models, tokenizers, training, generation."""
 
 from minigpt.config import GPT2Config
+from minigpt.generation_config import GenerationConfig
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.model import GPT2Model
+from minigpt.streamers import TextStreamer
 from minigpt.tokenizer import GPT2Tokenizer
 
 __version__ = "0.1.0"
 
-__all__ = ["GPT2Config", "GPT2LMHeadModel", "GPT2Model", "GPT2Tokenizer"]
+__all__ = [
+    "GPT2Config", "GPT2LMHeadModel", "GPT2Model", "GPT2Tokenizer", "GenerationConfig",
+    "TextStreamer",
+]  # fmt: skip

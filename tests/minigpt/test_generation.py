@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from minigpt import GPT2Config, GPT2LMHeadModel
+from minigpt import GenerationConfig, GPT2Config, GPT2LMHeadModel, TextStreamer
 from minigpt.cache import KVCache
 from minigpt.char_tokenizer import CharTokenizer
 from minigpt.decoding import StreamDecoder
-from minigpt.generation_config import GenerationConfig
-from minigpt.streamers import TextStreamer
 from tensor import Tensor, random
 
 GOLDEN = Path(__file__).parents[1] / "golden"
