@@ -77,13 +77,11 @@ def generate(
     TypeError for an unknown option; ValueError if a prompt is empty, does not fit the context
     together with the new tokens, or an option makes no sense: always before the first token.
     """
-    config = model.generation_config
-    if generation_config is not None:
-        config = generation_config.with_defaults_of(config)
-    config = config.updated(**options)
-    config.validate()
+    config = _config(model, generation_config, options)
     _warn_of_what_has_no_effect(config, options)
     _check_vocabulary(config, options, model.config.vocab_size)
+    _check_functions("logits_processor", logits_processor)
+    _check_functions("stopping_criteria", stopping_criteria)
     if streamer is not None and config.num_beams > 1:
         raise ValueError(f"streamer: beams (num_beams = {config.num_beams}) can't be streamed")
     ids = _prompt(model, input_ids, attention_mask, config.bos_token_id)  # (B, T)
@@ -93,11 +91,7 @@ def generate(
     mask = _prompt_mask(ids, attention_mask, ends, pad, from_bos=input_ids is None)
     stopping = _stopping(config, length, ends, tokenizer, stopping_criteria)
     copies = max(config.num_beams, config.num_return_sequences)
-    if pad is None and len(ids) * copies > 1 and (stopping.stop_strings or stopping.own):
-        raise ValueError(
-            "pad_token_id is needed: stop strings and stopping_criteria end rows at different "
-            "lengths"
-        )
+    _check_pad(pad, stopping, len(ids) * copies, model.config.vocab_size)
     change = processors(
         config, model.config.vocab_size, ids.shape[1], length, own=logits_processor
     )
@@ -194,6 +188,45 @@ def _warn_of_what_has_no_effect(config: GenerationConfig, given: dict[str, Any])
             warnings.warn(f"generate: {text} changes nothing without {needed}", stacklevel=4)
 
 
+def _config(
+    model: GPT2LMHeadModel, given: GenerationConfig | None, options: dict[str, Any]
+) -> GenerationConfig:
+    """All options, checked as far as they can be without prompt and vocabulary."""
+    config = model.generation_config
+    if given is not None:
+        if not isinstance(given, GenerationConfig):
+            raise TypeError(
+                f"generation_config must be a GenerationConfig, not a {type(given).__name__}"
+            )
+        config = given.with_defaults_of(config)
+    config = config.updated(**options)
+    config.validate()
+    return config
+
+
+def _check_functions(name: str, functions: Any) -> None:
+    if not isinstance(functions, (list, tuple)) or not all(map(callable, functions)):
+        raise TypeError(f"{name} must be a list of functions, not {functions!r}")
+
+
+def _check_pad(pad: int | None, stopping: Stopping, rows: int, vocab_size: int) -> None:
+    """ValueError if a row may end before others, and the pad token can't fill it up."""
+    by_text = bool(stopping.stop_strings or stopping.own)
+    may_end = by_text or any(0 <= end < vocab_size for end in stopping.ends)
+    if rows == 1 or not may_end:
+        return
+    if pad is None:
+        raise ValueError(
+            "pad_token_id is needed: stop strings and stopping_criteria end rows at different "
+            "lengths"
+        )
+    if not 0 <= pad < vocab_size:
+        raise ValueError(
+            f"pad_token_id = {pad} is outside the vocabulary, 0 … {vocab_size - 1}: it can't fill "
+            "up rows that have ended"
+        )
+
+
 def _check_vocabulary(config: GenerationConfig, given: dict[str, Any], vocab_size: int) -> None:
     """ValueError for ids outside the vocabulary. The default end token of a configuration may be:
     small models are often made with GPT-2's, 50256; it never comes.
@@ -231,6 +264,11 @@ def _prompt(
             raise ValueError("attention_mask was given without input_ids")
         if bos is None:
             raise ValueError("give input_ids, or a bos_token_id to start from")
+        if not 0 <= bos < model.config.vocab_size:
+            raise ValueError(
+                f"give input_ids: bos_token_id = {bos} is outside the vocabulary, "
+                f"0 … {model.config.vocab_size - 1}"
+            )
         input_ids = [[bos]]
     ids = model.integers("input_ids", input_ids).numpy().astype(np.int64)
     if ids.ndim != 2 or 0 in ids.shape:

@@ -41,7 +41,7 @@ NOT_HERE: dict[str, Any] = {
 _PROVENANCE = ("transformers_version", "_commit_hash")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)  # slots: a misspelt attribute is an error
 class GenerationConfig:
     """The options of `generate`, with transformers' names and defaults; None is off.
 
@@ -187,7 +187,8 @@ class GenerationConfig:
         """
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.type in ("bool", "bool | None") and value not in (True, False, None):
+            allowed = {"bool": (True, False), "bool | None": (True, False, None)}
+            if value not in allowed.get(str(option.type), (value,)):
                 raise TypeError(f"{option.name} = {value!r} must be True or False")
         for name, least in _LEAST.items():
             if getattr(self, name) is not None or name in ("num_beams", "num_return_sequences"):

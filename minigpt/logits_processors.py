@@ -30,7 +30,7 @@ def processors(
     ends = as_ids("eos_token_id", options.eos_token_id)
     possible = [end for end in ends if 0 <= end < vocab_size]
     line = _score_changes(options, possible, prompt_length, final_length)
-    line += own
+    line += [_checked(processor) for processor in own]
     if options.do_sample:
         # With beams something must be left to go on with when all end tokens are chosen.
         at_least = max(2, 1 + len(ends)) if options.num_beams > 1 else 1
@@ -38,6 +38,21 @@ def processors(
     if options.renormalize_logits:
         line.append(lambda ids, scores: log_softmax(scores))
     return line
+
+
+def _checked(processor: Processor) -> Processor:
+    """A user's own processor, which gets a copy; ValueError if it returns another shape."""
+
+    def call(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        result = np.asarray(processor(ids, scores.copy()))
+        if result.shape != scores.shape or result.dtype.kind != "f":
+            raise ValueError(
+                f"logits_processor {processor!r} returned {result.dtype} {result.shape} for scores "
+                f"of shape {scores.shape}: it must return new ones"
+            )
+        return result
+
+    return call
 
 
 def _score_changes(

@@ -41,7 +41,13 @@ class Stopping:
         for text in self.stop_strings:
             ended |= [self._ends_in(row, text) for row in ids[:, -len(text) - 1 :].tolist()]
         for criterion in self.own:
-            ended |= np.asarray(criterion(ids, scores), bool)
+            answer = np.asarray(criterion(ids, scores))
+            if answer.dtype.kind != "b" or answer.shape not in ((), ended.shape):
+                raise ValueError(
+                    f"stopping_criteria: {criterion!r} returned {answer.dtype} {answer.shape}; it "
+                    f"must be a truth value for each row, bool {ended.shape}, or one for all"
+                )
+            ended |= answer
         return ended
 
     def _ends_in(self, row: list[int], text: bytes) -> bool:

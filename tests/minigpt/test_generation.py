@@ -321,6 +321,49 @@ def test_options_without_effect_are_told(model, options, words):
     assert caught[0].filename == __file__
 
 
+def test_wrong_things_beside_the_options_are_named(model):
+    pad = {"pad_token_id": 0}
+    for error, options, words in (
+        (TypeError, dict(generation_config={}), "must be a GenerationConfig, not a dict"),
+        (TypeError, dict(logits_processor=print), "logits_processor must be a list of functions"),
+        (TypeError, dict(stopping_criteria=[3]), "stopping_criteria must be a list of functions"),
+        (ValueError, dict(logits_processor=[lambda i, s: None]), "returned object"),
+        (ValueError, dict(logits_processor=[lambda i, s: s[:1]]), r"float32 \(1, 31\)"),
+        (ValueError, dict(stopping_criteria=[lambda i, s: None]) | pad, "returned object"),
+        (ValueError, dict(stopping_criteria=[lambda i, s: i > 3]) | pad, r"bool \(2, 5\)"),
+    ):
+        with pytest.raises(error, match=words):
+            model.generate(IDS, **options)
+    with pytest.raises(AttributeError):
+        model.generation_config.num_beam = 3
+    with pytest.raises(ValueError, match="bos_token_id = 50256 is outside the vocabulary, 0 … 30"):
+        GPT2LMHeadModel(GPT2Config(vocab_size=31, n_embd=8, n_layer=1, n_head=1)).generate()
+
+
+def test_a_pad_token_must_be_in_the_vocabulary_where_it_is_used(model):
+    """GPT-2's own ids, which small models often keep in their configuration, do no harm unused."""
+    config = GenerationConfig(pad_token_id=50256, eos_token_id=4, max_new_tokens=3)
+    assert model.generate(IDS[:1], generation_config=config).shape[1] <= 7
+    with pytest.raises(ValueError, match="pad_token_id = 50256 is outside the vocabulary"):
+        model.generate(IDS, generation_config=config)
+    config = GenerationConfig(pad_token_id=50256, eos_token_id=50256, max_new_tokens=3)
+    assert model.generate(IDS, generation_config=config).shape == (2, 7)
+
+
+def test_ones_own_processor_may_write_into_its_scores(model):
+    def spoil(ids, scores):
+        scores[:] = 0
+        scores[:, 5] = 1
+        return scores
+
+    outputs = {"return_dict_in_generate": True, "output_logits": True, "max_new_tokens": 2}
+    out = model.generate(IDS, logits_processor=[spoil], **outputs)
+    assert (out.sequences[:, 4:] == 5).all()
+    np.testing.assert_allclose(
+        out.logits[0].numpy(), model(IDS).logits.numpy()[:, -1], rtol=1e-4, atol=1e-5
+    )
+
+
 def test_options_that_are_off_may_be_named(model):
     ids = model.generate(IDS, max_new_tokens=2, num_beam_groups=1, guidance_scale=None)
     assert ids.shape == (2, 6)
