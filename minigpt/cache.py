@@ -8,6 +8,8 @@ from typing import Any
 
 from tensor import Tensor, cat, is_grad_enabled
 
+SPARE = 8  # positions of room that selected rows get
+
 
 class _Layer:
     """One layer's keys and values: `length` positions are valid of what the arrays have room
@@ -36,13 +38,14 @@ class _Layer:
         self.length = length
 
     def select(self, rows: list[int]) -> None:
-        """Batch rows by their indices, with room for more, so that the next append copies nothing.
+        """Batch rows by their indices, in new arrays: who holds the old ones keeps what they saw.
 
-        Into new arrays: whoever holds the old ones keeps what they saw.
+        With a little room, so that the next append copies nothing; beams are selected after each
+        token, so that more would be made for nothing.
         """
         if rows == list(range(self.k.shape[0])):
             return
-        room = self.k.shape[2] if self.k.shape[2] > self.length else 2 * self.length
+        room = self.length + SPARE
         self.k, self.v = (self._selected(old, rows, room) for old in (self.k, self.v))
 
     def _grown(self, old: Tensor, room: int) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from minigpt.generation_config import as_ids
 from minigpt.heads import GPT2LMHeadModel
 
 
@@ -43,7 +44,8 @@ def generate_beyond_context(
         raise ValueError(f"max_new_tokens={max_new_tokens} should be at least 1")
     options = {"num_return_sequences": 1, "return_dict_in_generate": False} | options
     beams = options.get("num_beams", model.generation_config.num_beams)
-    end_token = options.get("eos_token_id", model.generation_config.eos_token_id)
+    eos = options.get("eos_token_id", model.generation_config.eos_token_id)
+    ends = as_ids("eos_token_id", eos)
     ids = list(prompt)
     end = len(ids) + max_new_tokens
     while len(ids) < end:
@@ -61,14 +63,10 @@ def generate_beyond_context(
             for token in new:
                 on_token(token)
         ids += new
-        if len(new) < room or _is_end(new[-1], end_token):
+        if len(new) < room or new[-1] in ends:
             break
         seed = None if seed is None else seed + 1
     return ids
-
-
-def _is_end(token: int, end: int | list[int] | None) -> bool:
-    return token in end if isinstance(end, list) else token == end
 
 
 class _NewTokens:
