@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def run(folder: str, name: str, options: dict) -> dict:
-    """One case: the options as given, the ids and, of beams, their scores."""
+    """One case: the options as given, the ids, how many steps it took and, of beams, the scores."""
     case = {"folder": folder, "name": name, "options": dict(options)}
     expected = load_file(HERE / folder / "expected.safetensors")
     inputs = {"input_ids": expected["greedy/prompt"]}
@@ -82,6 +82,7 @@ def run(folder: str, name: str, options: dict) -> dict:
     if not torch.equal(results[0].sequences, results[1].sequences):
         raise SystemExit(f"{folder}, {name}: float32 and float64 differ; change the case")
     case["ids"] = results[0].sequences.tolist()
+    case["steps"] = len(results[0].scores)
     if "num_beams" in options:
         case["sequences_scores"] = results[1].sequences_scores.tolist()
     return case

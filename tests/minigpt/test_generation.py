@@ -55,6 +55,7 @@ def test_frozen_ids(case, use_cache):
         output_scores=True, **options,
     )  # fmt: skip
     np.testing.assert_array_equal(out.sequences, case["ids"])
+    assert len(out.scores) == case["steps"]
     if "sequences_scores" in case:
         np.testing.assert_allclose(out.sequences_scores.numpy(), case["sequences_scores"], 1e-5)
 
