@@ -47,11 +47,12 @@ class FinishedBeams:
         """
         ids = _filled_up(ids, self.ids.shape[2], self.pad)
         origins = _filled_up(origins, self.origins.shape[2], -1)
-        scores = np.concatenate([self.scores, scores + np.where(ended, 0, NEVER)], axis=1)
+        # The new ones first: of equals a candidate is taken, and not what was there from the start.
+        scores = np.concatenate([scores + np.where(ended, 0, NEVER), self.scores], axis=1)
         best = (np.arange(len(ids))[:, None], best_first(scores, self.scores.shape[1]))  # (B, N)
-        self.ids = np.concatenate([self.ids, ids], axis=1)[best]
-        self.origins = np.concatenate([self.origins, origins], axis=1)[best]
-        self.is_there = np.concatenate([self.is_there, ended], axis=1)[best]
+        self.ids = np.concatenate([ids, self.ids], axis=1)[best]
+        self.origins = np.concatenate([origins, self.origins], axis=1)[best]
+        self.is_there = np.concatenate([ended, self.is_there], axis=1)[best]
         self.scores = scores[best]
 
 
@@ -133,17 +134,16 @@ def _candidates(
     V = scores.shape[1]
     sums = (scores.reshape(B, N, V) + totals[:, :, None]).reshape(B, N * V)
     keys = sums if generator is None else sums + generator.numpy().gumbel(size=sums.shape)
-    chosen = best_first(keys, min(K, N * V))
+    K = min(K, N * V)
     prompt = np.arange(B)[:, None]
+    some = np.sort(np.argpartition(keys, -K, axis=1)[:, -K:], axis=1)  # a sort of all is slow
+    chosen = some[prompt, best_first(keys[prompt, some], K)]
     return prompt * N + chosen // V, chosen % V, sums[prompt, chosen]
 
 
 def best_first(scores: np.ndarray, k: int) -> np.ndarray:
-    """Where the k largest of each row (B, M) are, the largest first: (B, k)."""
-    M = scores.shape[1]
-    best = np.sort(np.argpartition(scores, M - k, axis=1)[:, M - k :], axis=1)
-    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(best, order, axis=1)
+    """Where the k largest of each row (B, M) are, in order, of equals the first: (B, k)."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
 def _can_improve(
