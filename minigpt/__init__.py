@@ -6,8 +6,10 @@ from minigpt.classifiers import (
     GPT2ForTokenClassification,
 )
 from minigpt.config import GPT2Config
+from minigpt.generation_config import GenerationConfig
 from minigpt.heads import GPT2DoubleHeadsModel, GPT2LMHeadModel
 from minigpt.model import GPT2Model
+from minigpt.streamers import TextStreamer
 from minigpt.tokenizer import GPT2Tokenizer
 
 __version__ = "0.1.0"
@@ -21,4 +23,6 @@ __all__ = [
     "GPT2LMHeadModel",
     "GPT2Model",
     "GPT2Tokenizer",
+    "GenerationConfig",
+    "TextStreamer",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from tensor import Tensor, cat, is_grad_enabled
+
+SPARE = 8  # positions of room that selected rows get
 
 
 class _Layer:
@@ -40,12 +41,37 @@ class _Layer:
             backend.assign(place, new.data)
         self.length = length
 
+    def select(self, rows: list[int]) -> None:
+        """Batch rows by their indices, in new arrays: who holds the old ones keeps what they saw.
+
+        With a little room, so that the next append copies nothing; beams are selected after each
+        token, so that more would be made for nothing.
+        """
+        if rows == list(range(self.k.shape[0])):
+            return
+        room = self.length + SPARE
+        self.k, self.v = (self._selected(old, rows, room) for old in (self.k, self.v))
+
     def _grown(self, old: Tensor, room: int) -> Tensor:
-        b, h, _, d = old.shape
-        new = Tensor.wrap(old.backend.full((b, h, room, d), 0, old.dtype), old.backend)
-        place = new.backend.slice(new.data, (slice(None), slice(None), slice(0, self.length)))
-        new.backend.assign(place, old.data[:, :, : self.length])
+        new = self._empty(old, old.shape[0], room)
+        self._copy(old, slice(None), new, slice(None))
         return new
+
+    def _selected(self, old: Tensor, rows: list[int], room: int) -> Tensor:
+        new = self._empty(old, len(rows), room)
+        for to, row in enumerate(rows):  # one by one: an array of indices would copy twice
+            self._copy(old, row, new, to)
+        return new
+
+    def _empty(self, like: Tensor, b: int, room: int) -> Tensor:
+        _, h, _, d = like.shape
+        return Tensor.wrap(like.backend.full((b, h, room, d), 0, like.dtype), like.backend)
+
+    def _copy(self, old: Tensor, rows: int | slice, new: Tensor, to: int | slice) -> None:
+        """The valid part of some rows."""
+        backend, valid = new.backend, (slice(None), slice(0, self.length))
+        place = backend.slice(new.data, (to, *valid))
+        backend.assign(place, backend.slice(old.data, (rows, *valid)))
 
 
 class KVCache:
@@ -109,10 +135,10 @@ class KVCache:
         self._cross[layer] = k.detach(), v.detach()
 
     def select(self, rows: Any) -> None:
-        """Keep, repeat or reorder batch rows, by their indices."""
-        index = np.asarray(rows)
+        """Keep, repeat or reorder batch rows, by their indices (one dimension)."""
+        index = [operator.index(row) for row in rows]
         for layer in self._layers:
-            layer.k, layer.v = (x.detach()[index] for x in layer.valid())
+            layer.select(index)
         self._cross = {i: (k[index], v[index]) for i, (k, v) in self._cross.items()}
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:

@@ -187,6 +187,9 @@ def generate(arguments: argparse.Namespace) -> int:
         temperature=arguments.temperature,
         top_k=arguments.top_k,
         top_p=arguments.top_p,
+        num_beams=arguments.num_beams,
+        repetition_penalty=arguments.repetition_penalty,
+        tokenizer=tokenizer,
         seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
     )
     sys.stdout.write(decoder.end() + "\n")
@@ -290,6 +293,14 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-p", type=float, default=1.0, metavar="X",
         help="only the likeliest up to this probability; 1 is off (1.0)",
+    )
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="X",
+        help="above 1: what was there before is less likely (1.0)",
+    )
+    parser.add_argument(
+        "--num-beams", type=int, default=1, metavar="N",
+        help="search among N continuations at once; with --greedy for the likeliest text (1)",
     )
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
     parser.add_argument(

@@ -1,265 +1,302 @@
-"""Text generation: greedy, and sampling with temperature, top-k, top-p and a repetition penalty.
-
-The functions on logits work on NumPy arrays (B, V) and return new ones; -inf takes a token out of
-the choice. Their order and rules are those of transformers.
+"""Text generation: `generate` reads its options and hands on to greedy decoding and sampling, which
+are here, or to beam search.
 """
 
 from __future__ import annotations
 
-import operator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minigpt.cache import KVCache
+from minigpt.beam_search import beam_search
+from minigpt.generation_config import (
+    DEFAULT_LENGTH,
+    GenerationConfig,
+    as_ids,
+    bad_words,
+    bias_pairs,
+)
+from minigpt.logits_processors import Processor, processors, softmax
+from minigpt.next_logits import NextLogits
+from minigpt.outputs import GenerateOutput
+from minigpt.stopping import Stopping, StoppingCriterion
+from minigpt.streamers import Streamer
 from tensor import no_grad
 from tensor.random import Generator, default_generator
 
 if TYPE_CHECKING:
-    from minigpt.heads import GPT2LMHeadModel
+    from minigpt.heads import LanguageModel
 
-DEFAULT_NEW_TOKENS = 20
-_FROM_CONFIG = (
-    object()
-)  # distinguishes "not given" from an explicit None, which means "no end token"
-
-
-class Streamer(Protocol):
-    """Gets the prompt (B, T), then the tokens (B,) of each step, as they are made."""
-
-    def put(self, ids: np.ndarray) -> None:
-        """Take what has been generated since the last call."""
-
-    def end(self) -> None:
-        """Generation is over."""
-
-
-def whole_number(name: str, value: Any) -> int:
-    """An option as an int; TypeError with its name for a fraction or what is no number."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} = {value!r} must be a whole number") from None
-
-
-# --- what changes the logits before a token is chosen
-
-
-def penalize_repetition(logits: np.ndarray, ids: np.ndarray, penalty: float) -> np.ndarray:
-    """Divide positive logits of the tokens in ids (B, T) by the penalty, multiply negative ones.
-
-    Keskar et al. 2019 (CTRL), section 4.1.
-    """
-    result = logits.copy()
-    rows = np.arange(len(logits))[:, None]
-    seen = logits[rows, ids]  # (B, T)
-    result[rows, ids] = np.where(seen < 0, seen * penalty, seen / penalty)
-    return result
-
-
-def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
-    """Only tokens whose logit is at least the k-th largest of their row; 0 keeps all."""
-    k = min(k, logits.shape[-1])
-    if k == 0:
-        return logits
-    threshold = np.partition(logits, -k, axis=-1)[:, -k, None]
-    return np.where(logits < threshold, -np.inf, logits).astype(logits.dtype)
-
-
-def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
-    """Only the most probable tokens that together reach probability p, at least one.
-
-    Nucleus sampling, Holtzman et al. 2020. From the least probable token upwards, those whose
-    probabilities add up to at most 1 - p go.
-    """
-    if p >= 1:
-        return logits
-    order = np.argsort(logits, axis=-1, kind="stable")  # ascending
-    in_order = np.take_along_axis(logits, order, axis=-1)
-    cumulative = np.cumsum(softmax(in_order), axis=-1)
-    gone_in_order = cumulative <= 1 - p
-    gone_in_order[:, -1] = False
-    gone = np.empty_like(gone_in_order)
-    np.put_along_axis(gone, order, gone_in_order, axis=-1)
-    return np.where(gone, -np.inf, logits).astype(logits.dtype)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of the rows, in the logits' dtype."""
-    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return p / p.sum(axis=-1, keepdims=True)
-
-
-def sample(logits: np.ndarray, generator: Generator) -> np.ndarray:
-    """One token a row by its probability: int64 (B,). One draw of the generator, whatever B."""
-    cumulative = np.cumsum(softmax(logits.astype(np.float64)), axis=-1)
-    total = cumulative[:, -1:]
-    # Below the total even after rounding, or a token without probability could be chosen.
-    points = np.minimum(generator.uniform((len(logits), 1)) * total, np.nextafter(total, 0))
-    return (cumulative <= points).sum(axis=-1)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a token is chosen; see `generate`."""
-
-    do_sample: bool
-    temperature: float
-    top_k: int
-    top_p: float
-    repetition_penalty: float
-
-    def check(self) -> None:
-        """ValueError for a value that makes no sense."""
-        if not self.temperature > 0:
-            raise ValueError(
-                f"temperature = {self.temperature} must be above 0; for the most probable token "
-                "use greedy decoding, do_sample=False"
-            )
-        if whole_number("top_k", self.top_k) < 0:
-            raise ValueError(f"top_k = {self.top_k} must not be negative, 0 for off")
-        if not self.top_p > 0:
-            raise ValueError(f"top_p = {self.top_p} must be above 0, 1 for off")
-        if not self.repetition_penalty > 0:
-            raise ValueError(
-                f"repetition_penalty = {self.repetition_penalty} must be above 0, 1 for off"
-            )
-
-
-def choose(
-    logits: np.ndarray, ids: np.ndarray, options: Options, generator: Generator
-) -> np.ndarray:
-    """The next token of each row, int64 (B,), from its logits (B, V) after the ids (B, T)."""
-    if np.isnan(logits).any():
-        raise FloatingPointError("generate: the model's logits are NaN: its weights are damaged")
-    if options.repetition_penalty != 1:
-        logits = penalize_repetition(logits, ids, options.repetition_penalty)
-    if not options.do_sample:
-        return logits.argmax(axis=-1)
-    # From the row's maximum down, so that a tiny temperature gives -inf and never inf - inf.
-    distance = (logits - logits.max(axis=-1, keepdims=True)).astype(np.float64)
-    with np.errstate(over="ignore"):
-        logits = distance / float(options.temperature)
-    logits = keep_top_k(logits, options.top_k)
-    return sample(keep_top_p(logits, options.top_p), generator)
-
-
-# --- the loop
+# What changes nothing without do_sample=True, or without num_beams.
+_SAMPLING_ONLY = (
+    "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
+)  # fmt: skip
+_BEAMS_ONLY = ("early_stopping", "length_penalty")
+_OUTPUTS_ONLY = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 
 def generate(
-    model: GPT2LMHeadModel,
-    input_ids: Any,
+    model: LanguageModel,
+    input_ids: Any = None,
     attention_mask: Any = None,
     *,
-    max_new_tokens: int | None = None,
-    max_length: int | None = None,
-    do_sample: bool = False,
-    temperature: float = 1.0,
-    top_k: int = 50,
-    top_p: float = 1.0,
-    repetition_penalty: float = 1.0,
-    eos_token_id: Any = _FROM_CONFIG,
-    pad_token_id: int | None = None,
-    seed: int | None = None,
+    generation_config: GenerationConfig | None = None,
+    logits_processor: Sequence[Processor] = (),
+    stopping_criteria: Sequence[StoppingCriterion] = (),
     streamer: Streamer | None = None,
-    use_cache: bool = True,
-) -> np.ndarray:
+    tokenizer: Any = None,
+    seed: int | None = None,
+    **options: Any,
+) -> Any:
     """Continue prompts token by token: int64 (B, T + new), the prompts included.
 
-    input_ids: (B, T). Prompts of unequal length are padded on the left, and attention_mask (B, T)
-        is 0 there; without a mask, pad tokens are masked if there are any and the pad token is not
-        the end token.
-    max_new_tokens, max_length: how many tokens to add, or to reach with the prompt; the former
-        counts if both are given. 20 new tokens if neither is, or as many as the context has room
-        for.
-    do_sample: draw tokens by their probability instead of taking the most probable one, after
-        temperature (> 0; the lower, the closer to greedy), top_k (0: off) and top_p (1: off).
-    repetition_penalty: > 1 makes tokens of the prompt and the text so far less likely.
-    eos_token_id: one id or several that end a row; the configuration's unless given, None for no
-        end. A row that has ended is filled up with pad_token_id (the configuration's, or the first
-        end token).
+    input_ids: (B, T); without them generation starts from the token bos_token_id. Prompts of
+        unequal length are padded on the left, and attention_mask (B, T) is 0 there; without a mask,
+        pad tokens are masked if there are any and the pad token is not an end token.
+    options: those of `GenerationConfig`, which lists and explains them; what is not given is as
+        generation_config or else the model's own has it. An explicit None turns an option off:
+        eos_token_id=None means no end token.
+        - max_new_tokens, or max_length with the prompt: 20 new tokens if neither is given, or as
+          many as the context has room for.
+        - A row that has reached an end token (one of eos_token_id) or a stop string is filled up
+          with pad_token_id.
+        - num_return_sequences rows a prompt lie together, for beams the best one first.
+    logits_processor: functions (ids (N, T), scores (N, V)) -> scores (N, V), called after the score
+        changes of the options and before the filters of sampling.
+    stopping_criteria: functions (ids (N, T), scores so far or None) -> bool (N,): which rows end.
+    streamer: gets the prompt, then each step's tokens; see `minigpt.streamers`. Not with beams.
+    tokenizer: reads the tokens for stop_strings.
     seed: for sampling; without one the default generator is used.
-    streamer: gets the prompt, then each step's tokens.
 
-    ValueError if a prompt is empty, does not fit the context together with the new tokens, or an
-    option makes no sense.
+    With return_dict_in_generate=True returns a `GenerateOutput`.
+
+    TypeError for an unknown option; ValueError if a prompt is empty, does not fit the context
+    together with the new tokens, or an option makes no sense: always before the first token.
     """
+    config = _config(model, generation_config, options)
+    _warn_of_what_has_no_effect(config, options)
+    _check_vocabulary(config, options, model.config.vocab_size)
+    _check_functions("logits_processor", logits_processor)
+    _check_functions("stopping_criteria", stopping_criteria)
+    if streamer is not None and config.num_beams > 1:
+        raise ValueError(f"streamer: beams (num_beams = {config.num_beams}) can't be streamed")
+    ids = _prompt(model, input_ids, attention_mask, config.bos_token_id)  # (B, T)
+    length = _final_length(model.config.n_positions, ids.shape[1], config, options)
+    ends = as_ids("eos_token_id", config.eos_token_id)
+    pad = ends[0] if config.pad_token_id is None and ends else config.pad_token_id
+    mask = _prompt_mask(ids, attention_mask, ends, pad, from_bos=input_ids is None)
+    stopping = _stopping(config, length, ends, tokenizer, stopping_criteria)
+    copies = max(config.num_beams, config.num_return_sequences)
+    _check_pad(pad, stopping, len(ids) * copies, model.config.vocab_size)
+    change = processors(
+        config, model.config.vocab_size, ids.shape[1], length, own=logits_processor
+    )
+    generator = default_generator() if seed is None else Generator(seed)
+    next_logits = NextLogits(model, mask, copies, config)
+    ids = np.repeat(ids, copies, axis=0)  # (N, T): each prompt's rows together
+    with _evaluation(model), no_grad():
+        if config.num_beams > 1:
+            output = beam_search(next_logits, ids, config, change, stopping, pad, generator)
+        else:
+            output = _sample(next_logits, ids, config, change, stopping, pad, generator, streamer)
+    return output if config.return_dict_in_generate else output.sequences
+
+
+@contextmanager
+def _evaluation(model: LanguageModel) -> Iterator[None]:
+    """The model without dropout, and afterwards as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _sample(
+    next_logits: NextLogits,
+    ids: np.ndarray,
+    config: GenerationConfig,
+    change: list[Processor],
+    stopping: Stopping,
+    pad: int | None,
+    generator: Generator,
+    streamer: Streamer | None,
+) -> GenerateOutput:
+    """Greedy decoding, or sampling: one token a row and step, until all rows have ended."""
+    all_scores: list[np.ndarray] | None = [] if config.output_scores else None
+    running = np.ones(len(ids), bool)
+    if streamer is not None:
+        streamer.put(ids)
+    while running.any():
+        scores = next_logits(ids)  # (N, V)
+        for processor in change:
+            scores = processor(ids, scores)
+        if all_scores is not None:
+            all_scores.append(scores)
+        _require_a_choice(scores, running)
+        chosen = sample(scores, generator) if config.do_sample else scores.argmax(axis=-1)
+        if pad is not None:
+            chosen = np.where(running, chosen, pad)
+        ids = np.concatenate([ids, chosen[:, None]], axis=1)  # (N, T + 1)
+        running &= ~stopping(ids, all_scores)
+        if streamer is not None:
+            streamer.put(chosen)
+    if streamer is not None:
+        streamer.end()
+    return next_logits.output(ids, all_scores)
+
+
+def sample(scores: np.ndarray, generator: Generator) -> np.ndarray:
+    """One token a row by its probability: int64 (N,). One draw of the generator, whatever N."""
+    cumulative = np.cumsum(softmax(scores.astype(np.float64)), axis=-1)
+    total = cumulative[:, -1:]
+    # Below the total even after rounding, or a token without probability could be chosen.
+    points = np.minimum(generator.uniform((len(scores), 1)) * total, np.nextafter(total, 0))
+    return (cumulative <= points).sum(axis=-1)
+
+
+def _require_a_choice(scores: np.ndarray, running: np.ndarray) -> None:
+    """ValueError for a running row whose tokens are all out of the choice."""
+    best = scores.max(axis=-1)
+    if not np.isfinite(best[running]).all():
+        row = int(np.flatnonzero(running & ~np.isfinite(best))[0])
+        raise ValueError(
+            f"generate: row {row} has no token left to choose, its best score is {best[row]}: the "
+            "options or a logits_processor take all of them out"
+        )
+
+
+# ---- the options, checked against the model and each other --------------------------------------
+
+
+def _warn_of_what_has_no_effect(config: GenerationConfig, given: dict[str, Any]) -> None:
+    """Of options given in this call; what a file holds may wait for another strategy."""
+    default = GenerationConfig()
+    for names, is_on, needed in (
+        (_SAMPLING_ONLY, config.do_sample, "do_sample=True"),
+        (_BEAMS_ONLY, config.num_beams > 1, "num_beams above 1"),
+        (_OUTPUTS_ONLY, config.return_dict_in_generate, "return_dict_in_generate=True"),
+    ):
+        idle = [n for n in names if given.get(n) is not None and given[n] != getattr(default, n)]
+        if idle and not is_on:
+            text = ", ".join(f"{n}={given[n]!r}" for n in idle)
+            warnings.warn(f"generate: {text} changes nothing without {needed}", stacklevel=4)
+
+
+def _config(
+    model: LanguageModel, given: GenerationConfig | None, options: dict[str, Any]
+) -> GenerationConfig:
+    """All options, checked as far as they can be without prompt and vocabulary."""
+    config = model.generation_config
+    if given is not None:
+        if not isinstance(given, GenerationConfig):
+            raise TypeError(
+                f"generation_config must be a GenerationConfig, not a {type(given).__name__}"
+            )
+        config = given.with_defaults_of(config)
+    config = config.updated(**options)
+    config.validate()
+    return config
+
+
+def _check_functions(name: str, functions: Any) -> None:
+    if not isinstance(functions, (list, tuple)) or not all(map(callable, functions)):
+        raise TypeError(f"{name} must be a list of functions, not {functions!r}")
+
+
+def _check_pad(pad: int | None, stopping: Stopping, rows: int, vocab_size: int) -> None:
+    """ValueError if a row may end before others, and the pad token can't fill it up."""
+    by_text = bool(stopping.stop_strings or stopping.own)
+    may_end = by_text or any(0 <= end < vocab_size for end in stopping.ends)
+    if rows == 1 or not may_end:
+        return
+    if pad is None:
+        raise ValueError(
+            "pad_token_id is needed: stop strings and stopping_criteria end rows at different "
+            "lengths"
+        )
+    if not 0 <= pad < vocab_size:
+        raise ValueError(
+            f"pad_token_id = {pad} is outside the vocabulary, 0 … {vocab_size - 1}: it can't fill "
+            "up rows that have ended"
+        )
+
+
+def _check_vocabulary(config: GenerationConfig, given: dict[str, Any], vocab_size: int) -> None:
+    """ValueError for ids outside the vocabulary. The default end token of a configuration may be:
+    small models are often made with GPT-2's, 50256; it never comes.
+    """
+    names = ["forced_bos_token_id", "forced_eos_token_id", "suppress_tokens"]
+    names += ["begin_suppress_tokens"]
+    names += [n for n in ("bos_token_id", "eos_token_id", "pad_token_id") if n in given]
+    used = {name: as_ids(name, getattr(config, name)) for name in names}
+    words = [] if config.bad_words_ids is None else bad_words(config.bad_words_ids)
+    used["bad_words_ids"] = [i for word in words for i in word]
+    ends = [[end] for end in as_ids("eos_token_id", config.eos_token_id)]
+    if words and all(word in ends for word in words):
+        raise ValueError(
+            f"bad_words_ids = {words} holds nothing but end tokens, which it never takes out; use "
+            "suppress_tokens, or eos_token_id=None"
+        )
+    pairs = [] if config.sequence_bias is None else bias_pairs(config.sequence_bias)
+    used["sequence_bias"] = [i for sequence, _ in pairs for i in sequence]
+    for name, ids in used.items():
+        outside = [i for i in ids if not 0 <= i < vocab_size]
+        if outside:
+            raise ValueError(
+                f"{name}: {outside} is outside the vocabulary, 0 … {vocab_size - 1}"
+            )
+    if config.exponential_decay_length_penalty is not None and not ends:
+        raise ValueError("exponential_decay_length_penalty needs an eos_token_id")
+
+
+def _prompt(
+    model: LanguageModel, input_ids: Any, attention_mask: Any, bos: int | None
+) -> np.ndarray:
+    """The prompts, int64 (B, T), checked."""
+    if input_ids is None:
+        if attention_mask is not None:
+            raise ValueError("attention_mask was given without input_ids")
+        if bos is None:
+            raise ValueError("give input_ids, or a bos_token_id to start from")
+        if not 0 <= bos < model.config.vocab_size:
+            raise ValueError(
+                f"give input_ids: bos_token_id = {bos} is outside the vocabulary, "
+                f"0 … {model.config.vocab_size - 1}"
+            )
+        input_ids = [[bos]]
     ids = model.integers("input_ids", input_ids).numpy().astype(np.int64)
     if ids.ndim != 2 or 0 in ids.shape:
         raise ValueError(
             f"input_ids {ids.shape} must be (B, T) with at least one token: a prompt can't be empty"
         )
-    options = Options(do_sample, temperature, top_k, top_p, repetition_penalty)
-    options.check()
-    stop = _final_length(model.config.n_positions, ids.shape[1], max_new_tokens, max_length)
-    ends, pad = _end_and_pad(model.config, eos_token_id, pad_token_id)
-    mask = _prompt_mask(ids, attention_mask, ends, pad)
-    generator = default_generator() if seed is None else Generator(seed)
-    was_training = model.training
-    model.eval()
-    try:
-        with no_grad():
-            if streamer is not None:
-                streamer.put(ids)
-            cache = KVCache() if use_cache else None
-            running = np.ones(len(ids), bool)
-            while ids.shape[1] < stop and running.any():
-                chosen = choose(_last_logits(model, ids, mask, cache), ids, options, generator)
-                if pad is not None:
-                    chosen = np.where(running, chosen, pad)
-                ids = np.concatenate([ids, chosen[:, None]], axis=1)  # (B, T + 1)
-                mask = np.concatenate([mask, np.ones_like(mask[:, :1])], axis=1)
-                running &= ~np.isin(chosen, ends)
-                if streamer is not None:
-                    streamer.put(chosen)
-            if streamer is not None:
-                streamer.end()
-    finally:
-        model.train(was_training)
     return ids
 
 
-def _last_logits(
-    model: GPT2LMHeadModel, ids: np.ndarray, mask: np.ndarray, cache: KVCache | None
-) -> np.ndarray:
-    """The logits (B, V) after the last token; the cache, if there is one, takes in what is new."""
-    # Padding takes no position: each row counts its own tokens. Padded places get position 1, any
-    # would do.
-    positions = np.where(mask == 0, 1, mask.cumsum(axis=1) - 1)
-    past = 0 if cache is None else cache.get_seq_length()
-    out = model(
-        ids[:, past:],
-        past_key_values=cache,
-        attention_mask=mask,
-        position_ids=positions[:, past:],
-        use_cache=cache is not None,
-        logits_to_keep=1,
-        return_dict=True,
-    )
-    return out.logits.numpy()[:, -1]
-
-
 def _final_length(
-    limit: int, prompt: int, max_new_tokens: int | None, max_length: int | None
+    limit: int, prompt: int, config: GenerationConfig, given: dict[str, Any]
 ) -> int:
     """Up to which length to generate; ValueError if that does not fit the context."""
-    if max_new_tokens is None and max_length is None:
+    if config.max_new_tokens is not None:
+        stop = prompt + config.max_new_tokens
+    elif config.max_length is None or (
+        config.max_length == DEFAULT_LENGTH and given.get("max_length") is None
+    ):
         if prompt >= limit:
             raise ValueError(
                 f"the prompt of {prompt} tokens fills the context of {limit} (n_positions)"
             )
-        return min(prompt + DEFAULT_NEW_TOKENS, limit)
-    if max_new_tokens is not None and whole_number("max_new_tokens", max_new_tokens) < 1:
-        raise ValueError(f"max_new_tokens = {max_new_tokens} must be at least 1")
-    if max_new_tokens is not None:
-        stop = prompt + max_new_tokens
+        stop = min(prompt + DEFAULT_LENGTH, limit)
     else:
-        stop = whole_number("max_length", max_length)
+        stop = config.max_length
     if stop <= prompt:
         raise ValueError(
-            f"max_length = {max_length} leaves no room after a prompt of {prompt} tokens"
+            f"max_length = {config.max_length} leaves no room after a prompt of {prompt} tokens"
         )
     if stop > limit:
         raise ValueError(
@@ -267,34 +304,57 @@ def _final_length(
             f"context (n_positions) is {limit}: shorten the prompt or ask for at most "
             f"{max(0, limit - prompt)} new tokens"
         )
+    for name, least in (("min_length", 0), ("min_new_tokens", prompt)):
+        if given.get(name) is not None and given[name] + least > stop:
+            raise ValueError(
+                f"{name} = {given[name]} can't be reached after a prompt of {prompt} tokens: "
+                f"generation ends at {stop}; give max_new_tokens"
+            )
+    # float32 ends at e^88
+    if config.num_beams > 1 and abs(config.length_penalty) * math.log(stop) > 80:
+        raise ValueError(
+            f"length_penalty = {config.length_penalty}: {stop} tokens to this power are beyond "
+            "float32; values from -2 to 2 are usual"
+        )
     return stop
 
 
-def _end_and_pad(
-    config: Any, eos_token_id: Any, pad_token_id: int | None
-) -> tuple[list[int], int | None]:
-    """The ids that end a row, and the one that fills up a row that has ended."""
-    eos = config.eos_token_id if eos_token_id is _FROM_CONFIG else eos_token_id
-    ends = [] if eos is None else [whole_number("eos_token_id", i) for i in np.atleast_1d(eos)]
-    pad = config.pad_token_id if pad_token_id is None else pad_token_id
-    return ends, ends[0] if pad is None and ends else pad
+def _stopping(
+    config: GenerationConfig,
+    length: int,
+    ends: list[int],
+    tokenizer: Any,
+    own: Sequence[StoppingCriterion],
+) -> Stopping:
+    if config.stop_strings is not None and tokenizer is None:
+        raise ValueError("stop_strings need the tokenizer, to read the tokens: tokenizer=...")
+    if config.stop_strings is not None and not hasattr(tokenizer, "decode_bytes"):
+        raise TypeError(
+            f"tokenizer must be one of minigpt's, not a {type(tokenizer).__name__}"
+        )
+    return Stopping(length, ends, config.stop_strings, tokenizer, own)
 
 
 def _prompt_mask(
-    ids: np.ndarray, attention_mask: Any, ends: list[int], pad: int | None
+    ids: np.ndarray, attention_mask: Any, ends: list[int], pad: int | None, from_bos: bool
 ) -> np.ndarray:
     """The prompts' attention mask (B, T), int64."""
     if attention_mask is None:
-        is_padding = (ids == pad) & (pad is not None and pad not in ends)
-        return np.where(is_padding, 0, 1).astype(np.int64)
-    mask = np.asarray(attention_mask).astype(np.int64)
-    if mask.shape != ids.shape:
-        raise ValueError(
-            f"attention_mask {mask.shape} must have the shape of input_ids, {ids.shape}"
-        )
+        is_padding = (ids == pad) & (pad is not None and pad not in ends and not from_bos)
+        mask = np.where(is_padding, 0, 1).astype(np.int64)
+        advice = f"; or is {pad} not padding there? Then pass an attention_mask"
+    else:
+        given = np.asarray(attention_mask)
+        if given.shape != ids.shape:
+            raise ValueError(
+                f"attention_mask {given.shape} must have the shape of input_ids, {ids.shape}"
+            )
+        if given.dtype.kind not in "biuf" or not np.isin(given, (0, 1)).all():
+            raise ValueError("attention_mask must be 1 for tokens and 0 for padding")
+        mask, advice = given.astype(np.int64), ""
     if not mask[:, -1].all():
         raise ValueError(
             "attention_mask: a prompt ends in padding; pad prompts on the left "
-            "(padding_side='left')"
+            f"(padding_side='left'){advice}"
         )
     return mask

@@ -5,17 +5,16 @@ Each has a GPT2Model, under the name "transformer"; so have the classes of `clas
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from minigpt.activations import ACTIVATIONS
 from minigpt.config import GPT2Config
-from minigpt.files import atomic_write
 from minigpt.generation import generate
+from minigpt.generation_config import GENERATION_CONFIG_FILE, TOKEN_IDS, GenerationConfig
 from minigpt.losses import classification_loss, next_token_loss
 from minigpt.model import GPT2Model
 from minigpt.outputs import CausalLMOutput, DoubleHeadsOutput, as_asked
@@ -35,6 +34,7 @@ class LanguageModel(PreTrainedModel):
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
+        self.generation_config = GenerationConfig.of_model(config)
         self.transformer = GPT2Model(config)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(
@@ -54,15 +54,29 @@ class LanguageModel(PreTrainedModel):
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write config.json, model.safetensors and generation_config.json, as transformers does."""
         super().save_pretrained(folder)
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        tokens = {name: getattr(self.config, name) for name in names}
-        values = {"_from_model_config": True, **{n: i for n, i in tokens.items() if i is not None}}
-        with atomic_write(Path(folder) / "generation_config.json", "w") as f:
-            f.write(json.dumps(values, indent=2) + "\n")
+        self.generation_config.save_pretrained(folder)
 
-    def generate(self, input_ids: Any, **options: Any) -> np.ndarray:
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        /,
+        device: str = "cpu",
+        dtype: str = "float32",
+        **overrides: Any,
+    ) -> Self:
+        """As PreTrainedModel.from_pretrained; generation_config.json, if the folder has one, holds
+        the defaults of `generate`. Token ids among the overrides count there, too.
+        """
+        model = super().from_pretrained(path, device, dtype, **overrides)
+        if (Path(path) / GENERATION_CONFIG_FILE).is_file():
+            tokens = {n: v for n, v in overrides.items() if n in TOKEN_IDS}
+            model.generation_config = GenerationConfig.from_pretrained(path).updated(**tokens)
+        return model
+
+    def generate(self, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> Any:
         """Token ids (B, T + new) that continue the prompts; see `minigpt.generation.generate`."""
-        return generate(self, input_ids, **options)  # type: ignore[arg-type]
+        return generate(self, input_ids, attention_mask, **options)
 
 
 class GPT2LMHeadModel(LanguageModel):

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from minigpt.cache import KVCache
 from minigpt.config import GPT2Config
 from tensor import Tensor
@@ -128,3 +130,23 @@ class QuestionAnsweringOutput(ModelOutput):
     end_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class GenerateOutput(ModelOutput):
+    """What `generate` returns with return_dict_in_generate=True; N rows while it runs.
+
+    sequences: int64 (B * num_return_sequences, T + new). scores, logits: a float32 (N, V) a step,
+    after and before all processors; with beams the scores are log-probabilities.
+    sequences_scores: of beams, (B * num_return_sequences,); beam_indices: the row that each new
+    token was added to, -1 after the end. attentions, hidden_states: the model's, a tuple a step.
+    """
+
+    sequences: np.ndarray
+    sequences_scores: Tensor | None = None
+    scores: tuple[Tensor, ...] | None = None
+    logits: tuple[Tensor, ...] | None = None
+    beam_indices: np.ndarray | None = None
+    attentions: tuple[tuple[Tensor, ...], ...] | None = None
+    hidden_states: tuple[tuple[Tensor, ...], ...] | None = None
+    past_key_values: KVCache | None = None

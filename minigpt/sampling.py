@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from minigpt.generation_config import as_ids
 from minigpt.heads import GPT2LMHeadModel
 
 
@@ -23,9 +24,10 @@ def generate_beyond_context(
     Args:
         prompt: token ids, at least one and fewer than ``n_positions``.
         max_new_tokens: how many tokens to add, unless an end token comes first.
-        on_token: is given each new token as soon as it is there.
+        on_token: is given each new token as soon as it is there; with beams, which may change
+            until their end, all of a context's at once.
         seed: of the first context; the following ones count on from it.
-        options: what else ``generate`` takes: ``do_sample``, ``temperature``, ``top_k`` …
+        options: what else ``generate`` takes: ``do_sample``, ``temperature``, ``num_beams`` …
 
     Returns:
         The prompt and the new tokens. ValueError for a prompt that is empty or too
@@ -40,26 +42,31 @@ def generate_beyond_context(
         )
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} should be at least 1")
-    end_token = options.get("eos_token_id", model.config.eos_token_id)
+    options = {"num_return_sequences": 1, "return_dict_in_generate": False} | options
+    beams = options.get("num_beams", model.generation_config.num_beams)
+    eos = options.get("eos_token_id", model.generation_config.eos_token_id)
+    ends = as_ids("eos_token_id", eos)
     ids = list(prompt)
     end = len(ids) + max_new_tokens
     while len(ids) < end:
         window = ids if len(ids) < context else ids[-max(1, context // 2) :]
         room = min(context - len(window), end - len(ids))
-        streamer = None if on_token is None else _NewTokens(on_token)
         output = model.generate(
-            np.array([window]), max_new_tokens=room, seed=seed, streamer=streamer, **options
+            np.array([window]),
+            max_new_tokens=room,
+            seed=seed,
+            streamer=None if on_token is None or beams > 1 else _NewTokens(on_token),
+            **options,
         )  # (1, window + new)
         new = output[0, len(window) :].tolist()
+        if on_token is not None and beams > 1:
+            for token in new:
+                on_token(token)
         ids += new
-        if len(new) < room or _is_end(new[-1], end_token):
+        if len(new) < room or new[-1] in ends:
             break
         seed = None if seed is None else seed + 1
     return ids
-
-
-def _is_end(token: int, end: int | list[int] | None) -> bool:
-    return token in end if isinstance(end, list) else token == end
 
 
 class _NewTokens:

@@ -172,6 +172,8 @@ MISTAKES = [
     (["generate", "--model", "{run}", "1", "--top-p", "0"], "top_p"),
     (["generate", "--model", "{run}", "1", "--top-k", "-5"], "top_k"),
     (["generate", "--model", "{run}", "1", "--max-new-tokens", "0"], "max_new_tokens=0"),
+    (["generate", "--model", "{run}", "1", "--num-beams", "0"], "num_beams = 0"),
+    (["generate", "--model", "{run}", "1", "--repetition-penalty", "0"], "repetition_penalty"),
     (["generate", "--model", "{run}", "1", "--seed", "-2"], "seed"),
     (["generate", "--model", "{run}", "1", "--device", "abacus"], "device 'abacus'"),
     (["info", "--model", "nowhere"], "nowhere"),
@@ -243,6 +245,16 @@ class TestGenerate:
         model = GPT2LMHeadModel.from_pretrained("run")
         tokenizer = CharTokenizer.from_pretrained("run")
         ids = model.generate(np.array([tokenizer.encode("1 times")]), max_new_tokens=9)
+        assert capsys.readouterr().out == tokenizer.decode(ids[0]) + "\n"
+
+    def test_beams_and_penalty(self, run_folder, capsys):
+        capsys.readouterr()
+        arguments = ["generate", "--model", "run", "1 times", "--max-new-tokens", "9", "--greedy"]
+        assert main([*arguments, "--num-beams", "3", "--repetition-penalty", "1.3"]) == 0
+        model = GPT2LMHeadModel.from_pretrained("run")
+        tokenizer = CharTokenizer.from_pretrained("run")
+        prompt = np.array([tokenizer.encode("1 times")])
+        ids = model.generate(prompt, max_new_tokens=9, num_beams=3, repetition_penalty=1.3)
         assert capsys.readouterr().out == tokenizer.decode(ids[0]) + "\n"
 
     def test_it_may_be_longer_than_the_context(self, run_folder, capsys):

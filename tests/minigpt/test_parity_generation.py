@@ -1,4 +1,4 @@
-"""generate beside transformers': greedy ids, what each option changes, and the sampling filters."""
+"""generate beside transformers': greedy ids, what each option changes, and how samples fall."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigpt import generation
 from minigpt.tolerances import OUTPUT_FLOAT32
 from tensor import random
 from tests.minigpt.parity_helpers import Pair, draw_batch, make_pair, reference_only, to_torch
@@ -184,51 +183,6 @@ def test_any_greedy_call(seed, B, T, padding, new, penalty, ends, pad):
         eos_token_id=ends,
         pad_token_id=pad,
     )
-
-
-def their_filter(name: str, logits: np.ndarray, value, ids: np.ndarray | None = None) -> np.ndarray:
-    """Logits (B, V) after one of transformers' processors."""
-    from transformers.generation import logits_process
-
-    processor = getattr(logits_process, name)(value)
-    return processor(to_torch(ids), to_torch(logits)).numpy()
-
-
-def draw_logits(seed: int, dtype: str = "float32") -> np.ndarray:
-    return np.random.default_rng(seed).normal(scale=3, size=(40, 100)).astype(dtype)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("k", [1, 2, 50, 99, 100, 1000])
-def test_keep_top_k(k, dtype):
-    logits = draw_logits(16, dtype)
-    logits[:20] = logits[:20].round()  # ties: all that equal the k-th largest stay
-    found = generation.keep_top_k(logits, k)
-    assert found.dtype == logits.dtype
-    np.testing.assert_array_equal(found, their_filter("TopKLogitsWarper", logits, k))
-    np.testing.assert_array_equal(generation.keep_top_k(logits, 0), logits)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("p", [1e-6, 0.1, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize("k", [0, 7])
-def test_keep_top_p(p, k, dtype):
-    logits = generation.keep_top_k(draw_logits(17, dtype), k)  # -inf where top_k took tokens out
-    found = generation.keep_top_p(logits, p)
-    assert found.dtype == logits.dtype and np.isfinite(found).any(axis=1).all()
-    np.testing.assert_array_equal(found, their_filter("TopPLogitsWarper", logits, p))
-    np.testing.assert_array_equal(generation.keep_top_p(logits, 1.0), logits)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("penalty", [0.3, 1.0, 1.7])
-def test_penalize_repetition(penalty, dtype):
-    logits = draw_logits(18, dtype)
-    ids = np.random.default_rng(19).integers(0, 100, (40, 25))  # some of them twice
-    found = generation.penalize_repetition(logits, ids, penalty)
-    wanted = their_filter("RepetitionPenaltyLogitsProcessor", logits.copy(), penalty, ids)
-    assert found.dtype == logits.dtype
-    np.testing.assert_array_equal(found, wanted)
 
 
 def assert_drawn_from(counts: np.ndarray, probabilities: np.ndarray) -> None:
