@@ -379,7 +379,7 @@ def test_truncation(padding):
         ({"padding": "left"}, "padding must be"),
         ({"padding_side": "both"}, "padding_side must be"),
         ({"truncation": "second"}, "truncation must be"),
-        ({"truncation": "only_second", "max_length": 1}, "only_second.*there is one text, 2 tokens"),
+        ({"truncation": "only_second", "max_length": 1}, "only_second.*one text, 2 tokens"),
         ({"truncation": "only_first", "max_length": 0}, "can't shorten 2 tokens to max_length=0"),
         ({"max_length": -1}, "max_length must not be negative, got -1"),
         ({"max_length": 5, "stride": -1}, "stride must not be negative"),
