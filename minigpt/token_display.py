@@ -1,7 +1,7 @@
 """Tokens as a person can see them: escaped, and in colour on a terminal."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import IO
 
 _COLOURS = (153, 223, 157, 218, 229, 183)       # light backgrounds of the 256-colour palette
@@ -39,13 +39,19 @@ def wants_colour(stream: IO[str]) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def row(tokens: Sequence[str], colour: bool, between: str = "") -> str:
+def row(
+    tokens: Sequence[str], colour: bool, between: str = "", breaks: Container[int] = ()
+) -> str:
     """Tokens in a row: each on another background than its neighbours, or with bars between them
-    where there is no colour.
+    where there is no colour, or `between` if that is given. breaks: the places of the tokens that
+    end a line.
     """
-    if not colour:
-        return "|".join(tokens)
-    return between.join(
-        f"\x1b[30;48;5;{_COLOURS[i % len(_COLOURS)]}m{token}\x1b[0m"
-        for i, token in enumerate(tokens)
-    )
+    shown = []
+    for i, token in enumerate(tokens):
+        is_last = i + 1 == len(tokens)
+        if colour:
+            token = f"\x1b[30;48;5;{_COLOURS[i % len(_COLOURS)]}m{token}\x1b[0m"
+        elif not between and not is_last:
+            token += "|"
+        shown.append(token + "\n" if i in breaks and not is_last else token)
+    return between.join(shown)
