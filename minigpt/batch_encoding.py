@@ -70,17 +70,23 @@ def as_columns(encoded: Any) -> tuple[dict[str, list[Any]], bool, bool]:
     if not isinstance(encoded, Mapping) or "input_ids" not in encoded:
         found = ", ".join(encoded) if isinstance(encoded, Mapping) else type(encoded).__name__
         raise ValueError(f"pad takes what has input_ids, got {found}")
-    values = [*encoded.values(), *(row for rows in encoded.values() for row in rows)]
-    arrays = any(isinstance(value, np.ndarray) for value in values)
     columns = {name: _as_list(rows) for name, rows in encoded.items()}
+    arrays = any(map(_has_arrays, encoded.values()))
     ids = columns["input_ids"]
+    if not isinstance(ids, list):
+        raise ValueError(f"pad takes input_ids as a list or an array, got {type(ids).__name__}")
     single = bool(ids) and not isinstance(ids[0], list)
     if single:
         columns = {name: [row] for name, row in columns.items()}
-    sizes = {name: len(rows) for name, rows in columns.items()}
+    sizes = {name: len(rows) if isinstance(rows, list) else 1 for name, rows in columns.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"pad takes a batch whose entries have a row for each text, got {sizes}")
     return columns, single, arrays
+
+
+def _has_arrays(value: Any) -> bool:
+    rows = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(row, np.ndarray) for row in rows)
 
 
 def _as_list(value: Any) -> Any:

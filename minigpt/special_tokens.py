@@ -10,6 +10,9 @@ ROLES = (
 """The roles of a single token, in the order in which new ones get their ids. GPT-2 itself has one
 special token, in the first three; the others are there for models that are trained further."""
 
+DEFAULTS = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+"""The roles that have a token unless told otherwise."""
+
 
 def _id_of(role: str) -> property:
     def get(tokenizer: "SpecialTokens") -> int | None:

@@ -26,8 +26,8 @@ def read_texts(
     if not isinstance(text, (list, tuple)):
         raise _not_a_text("text", text, is_split_into_words)
     if text_pair is None:
-        return [_first_and_second(item, i, is_split_into_words) for i, item in enumerate(text)], (
-            False)
+        items = enumerate(text)
+        return [_first_and_second(item, i, is_split_into_words) for i, item in items], False
     if not isinstance(text_pair, (list, tuple)):
         raise TypeError(
             f"text is a batch of {len(text)}, so text_pair must be a list of as many, got "
@@ -42,9 +42,7 @@ def read_texts(
     return list(zip(text, text_pair)), False
 
 
-def _first_and_second(
-    item: Any, i: int, is_split_into_words: bool
-) -> tuple[Text, Text | None]:
+def _first_and_second(item: Any, i: int, is_split_into_words: bool) -> tuple[Text, Text | None]:
     if _is_text(item, is_split_into_words):
         return item, None
     if not is_split_into_words and _is_text(item, True) and len(item) == 2:

@@ -143,6 +143,11 @@ class GPT2Tokenizer(TokenDecoder):
         if not isinstance(text, str) and not options.get("is_split_into_words"):
             raise TypeError(f"encode takes a str, got {type(text).__name__}; for several texts "
                             "call the tokenizer itself: tokenizer(texts)")
+        if isinstance(text, str) and text_pair is None and return_tensors is None and not options:
+            # The same, without the lists that go with the ids: for texts of megabytes.
+            encoded = self._encode(text, self.add_prefix_space, self.split_special_tokens, False)
+            bos = self._bos(add_special_tokens)
+            return encoded.ids if bos is None else [bos, *encoded.ids]
         ids: list[int] | np.ndarray = self(
             text, text_pair, add_special_tokens=add_special_tokens, return_tensors=return_tensors,
             **options,
@@ -224,7 +229,7 @@ class GPT2Tokenizer(TokenDecoder):
         pairs, single = read_texts(text, text_pair, is_split_into_words)
         prefix = self.add_prefix_space if add_prefix_space is None else add_prefix_space
         split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
-        bos = self.bos_token_id if self.add_bos_token and add_special_tokens else None
+        bos = self._bos(add_special_tokens)
         rows: list[Row] = []
         for sample, (one, other) in enumerate(pairs):
             first = self._encode(one, prefix, split, return_offsets_mapping)
@@ -267,6 +272,10 @@ class GPT2Tokenizer(TokenDecoder):
                     counts = list(map(len, self._vocabulary.tokens(found)))
                     spans += part_spans(part, counts, len(one))
         return Encoded(ids, spans)
+
+    def _bos(self, add_special_tokens: bool) -> int | None:
+        """The id of the token that comes before a text, None for no such token."""
+        return self.bos_token_id if self.add_bos_token and add_special_tokens else None
 
     # What GPT2TokenizerFast does in another way:
 

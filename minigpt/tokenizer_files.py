@@ -15,7 +15,7 @@ from typing import Any
 
 from minigpt import official_vocabulary
 from minigpt.files import atomic_write, read_json
-from minigpt.special_tokens import ROLES
+from minigpt.special_tokens import DEFAULTS, ROLES
 from minigpt.tokenizer_json import FILE as TOKENIZER_FILE
 from minigpt.tokenizer_json import TokenizerJson, read_tokenizer_json
 from minigpt.vocabulary import Vocabulary
@@ -174,8 +174,8 @@ def read_settings(folder: Path, content: TokenizerJson | None = None) -> dict[st
         settings.setdefault("add_prefix_space", content.add_prefix_space)
         settings.setdefault("add_bos_token", content.add_bos_token)
     settings["added_tokens"] = {token: token_id for token, (token_id, _) in added.items()}
-    # Marked as special, but without a role of its own. "<|endoftext|>" has one by default.
-    named = [settings.get(name) for name in ROLES] + ["<|endoftext|>"]
+    # Marked as special, but without a role of its own.
+    named = [settings.get(role, DEFAULTS.get(role)) for role in ROLES]
     additional = settings.setdefault("additional_special_tokens", [])
     for token, (_, special) in added.items():
         if special and token not in named and token not in additional:

@@ -97,15 +97,17 @@ def _added(content: Mapping[str, Any], path: Path) -> dict[str, tuple[int, bool]
 def _begins_with_a_token(content: Mapping[str, Any], path: Path) -> bool:
     """Whether a special token is put before the text, as add_bos_token=True does."""
     processor = content.get("post_processor")
-    if processor is None or (
-        isinstance(processor, dict) and processor.get("type") == "ByteLevel"
-    ):
+    if processor is None:
         return False
-    single = processor.get("single") if isinstance(processor, dict) else None
-    pieces = single if isinstance(single, list) else []
-    kinds = [next(iter(piece), None) for piece in pieces if isinstance(piece, dict)]
-    if processor.get("type") == "TemplateProcessing" and kinds == ["SpecialToken", "Sequence"]:
-        return True
+    kind, pieces = None, None
+    if isinstance(processor, dict):
+        kind, pieces = processor.get("type"), processor.get("single")
+    if kind == "ByteLevel":
+        return False
+    if kind == "TemplateProcessing" and isinstance(pieces, list):
+        names = [next(iter(piece), None) for piece in pieces if isinstance(piece, dict)]
+        if names == ["SpecialToken", "Sequence"]:
+            return True
     raise _other_kind(path, "post_processor", processor, "ByteLevel")
 
 
