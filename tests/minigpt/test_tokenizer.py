@@ -17,7 +17,9 @@ from minigpt.batch_encoding import BatchEncoding
 from minigpt.bpe_training import train_bpe
 from minigpt.char_tokenizer import CharTokenizer
 from minigpt.decoding import as_id_list
+from minigpt.run_setup import byte_tokenizer
 from minigpt.tokenizer import GPT2Tokenizer, load_tokenizer
+from minigpt.tokenizer_fast import GPT2TokenizerFast
 
 EOT = "<|endoftext|>"
 
@@ -433,6 +435,71 @@ def test_no_length_is_a_warning(padding, options):
 def test_what_is_no_text(tokenizer, arguments, options, message):
     with pytest.raises(TypeError, match=message):
         tokenizer(*arguments, **options)
+
+
+def test_what_the_fast_class_refuses(tokenizer):
+    fast = GPT2TokenizerFast(tokenizer.get_vocab(), tokenizer._merges)
+    with pytest.raises(ValueError, match="only with add_prefix_space=True"):
+        fast(["the", "cat"], is_split_into_words=True)
+    overflow = dict(truncation=True, max_length=2, return_overflowing_tokens=True)
+    with pytest.raises(ValueError, match="stride=2 must be less than the 2 tokens"):
+        fast("the cat the cat", stride=2, **overflow)
+    fast.add_bos_token = True
+    with pytest.raises(ValueError, match="max_length=0 leaves no room for the 1 special tokens"):
+        fast("the cat", truncation=True, max_length=0)
+    assert fast("the cat", truncation=True, max_length=1).input_ids == [fast.bos_token_id]
+    assert fast.num_special_tokens_to_add(pair=True) == 1
+    tokenizer = pickle.loads(pickle.dumps(tokenizer))
+    tokenizer.add_bos_token = True
+    assert tokenizer.num_special_tokens_to_add(pair=True) == 2
+    with pytest.raises(ValueError, match='"only_first" or "only_second"'):
+        tokenizer("the", "cat", **overflow)
+    assert tokenizer("the cat", return_overflowing_tokens=True).num_truncated_tokens == 0
+
+
+def slow_split(text: str, tokens: list[str]) -> list[str]:
+    """At each place the longest token that fits, else one byte."""
+    found = []
+    while text:
+        fits = [token for token in tokens if text.startswith(token)]
+        best = max(fits, key=len) if fits else text[0]
+        found.append(best)
+        text = text[len(best):]
+    return found
+
+
+@given(tokens=st.lists(st.text("ab <>", min_size=2, max_size=4), max_size=6),
+       text=st.text("ab <>", max_size=20))
+def test_added_tokens_equal_the_slow_version(tokens, text):
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(tokens)
+    assert [tokenizer.decode(i) for i in tokenizer.encode(text)] == slow_split(text, tokens)
+
+
+def test_thousands_of_added_tokens():
+    """One pattern, made once: with a pattern for each this would take minutes."""
+    tokenizer = byte_tokenizer()
+    assert tokenizer.add_tokens([f"<extra_{i}>" for i in range(5000)]) == 5000
+    assert tokenizer.encode("<extra_7><extra_4999>") == [257 + 7, 257 + 4999]
+
+
+@pytest.mark.parametrize("bad", [
+    5, {"labels": [1]}, {"input_ids": 5}, [{"input_ids": [1]}, {"labels": [1]}],
+    {"input_ids": [[1], [2]], "labels": 5}, {"input_ids": [[1], [2]], "labels": [1]},
+])
+def test_what_can_not_be_padded(padding, bad):
+    with pytest.raises(ValueError, match="pad takes"):
+        padding.pad(bad)
+
+
+def test_pad(padding):
+    """Beside transformers in test_tokenizer_grid.py."""
+    padded = padding.pad([{"input_ids": [1, 2], "labels": 5}, {"input_ids": [3], "labels": 6}])
+    assert padded.attention_mask == [[1, 1], [1, 0]] and padded.labels == [5, 6]
+    assert padding.pad([]).input_ids == []
+    one = padding.pad({"input_ids": np.array([1, 2])}, padding="max_length", max_length=3,
+                      padding_side="left")
+    assert one.input_ids.tolist() == [padding.pad_token_id, 1, 2]
 
 
 def test_batches_of_unequal_size(tokenizer):
