@@ -11,6 +11,7 @@ from minigpt.heads import GPT2DoubleHeadsModel, GPT2LMHeadModel
 from minigpt.model import GPT2Model
 from minigpt.streamers import TextStreamer
 from minigpt.tokenizer import GPT2Tokenizer
+from minigpt.tokenizer_fast import GPT2TokenizerFast
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "GPT2LMHeadModel",
     "GPT2Model",
     "GPT2Tokenizer",
+    "GPT2TokenizerFast",
     "GenerationConfig",
     "TextStreamer",
 ]

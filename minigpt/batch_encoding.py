@@ -1,18 +1,9 @@
-"""Several encoded texts as one batch: truncated, padded, with the mask that the model takes."""
+"""What a tokenizer returns: lists or arrays by name, as a model takes them."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-
-Padding = bool | Literal["longest", "max_length", "do_not_pad"]
-Truncation = bool | Literal["longest_first", "do_not_truncate"] | None
-Side = Literal["right", "left"]
-
-_PADDINGS: dict[object, Padding] = {
-    False: "do_not_pad", True: "longest",
-    "do_not_pad": "do_not_pad", "longest": "longest", "max_length": "max_length",
-}
-_TRUNCATIONS = {False: False, True: True, "do_not_truncate": False, "longest_first": True}
 
 
 class BatchEncoding(dict[str, Any]):
@@ -30,91 +21,76 @@ class BatchEncoding(dict[str, Any]):
             ) from None
 
 
-def make_batch(
-    sequences: list[list[int]],
-    *,
-    padding: Padding,
-    truncation: Truncation,
-    max_length: int | None,
-    model_max_length: int | None,
-    padding_side: Side,
-    pad_token_id: int | None,
-    return_tensors: str | None,
-) -> BatchEncoding:
-    """Make the batch of B sequences; what the arguments mean, `GPT2Tokenizer.__call__` says.
-
-    Returns `input_ids` and `attention_mask` (1 for a token, 0 for padding): B lists of ints, or
-    int64 arrays (B, T).
-    """
-    pad_to, cut_at = _lengths(sequences, padding, truncation, max_length, model_max_length)
-    if padding_side not in ("right", "left"):
-        raise ValueError(f'padding_side must be "right" or "left", got {padding_side!r}')
+def require_numpy(return_tensors: str | None) -> None:
+    """Raise ValueError unless the tensors asked for are NumPy's, or None for lists."""
+    if return_tensors in ("pt", "tf", "jax", "mlx"):
+        raise ValueError(
+            f'return_tensors="{return_tensors}" is not supported: minigpt works on NumPy arrays; '
+            'use return_tensors="np", or None for lists'
+        )
     if return_tensors not in (None, "np"):
-        raise ValueError(
-            f"return_tensors={return_tensors!r}: there are NumPy arrays only; use return_tensors="
-            '"np", or None for lists'
-        )
-    if cut_at is not None:
-        sequences = [ids[:cut_at] for ids in sequences]
-    masks = [[1] * len(ids) for ids in sequences]
-    if pad_to is not None:
-        if pad_token_id is None:
-            raise ValueError(
-                "padding needs a padding token, and this tokenizer has none; set "
-                "tokenizer.pad_token = tokenizer.eos_token first"
-            )
-        sequences = [_pad(ids, pad_token_id, pad_to, padding_side) for ids in sequences]
-        masks = [_pad(mask, 0, pad_to, padding_side) for mask in masks]
-    if return_tensors is None:
-        return BatchEncoding(input_ids=sequences, attention_mask=masks)
-    return BatchEncoding(input_ids=_stack(sequences), attention_mask=_stack(masks))
+        raise ValueError(f'return_tensors must be "np", or None for lists, got {return_tensors!r}')
 
 
-def _lengths(
-    sequences: list[list[int]],
-    padding: Padding,
-    truncation: Truncation,
-    max_length: int | None,
-    model_max_length: int | None,
-) -> tuple[int | None, int | None]:
-    """(the length to pad to, the length to cut at), None for neither."""
-    if max_length is not None and max_length < 0:
-        raise ValueError(f"max_length must not be negative, got {max_length}")
-    if padding not in _PADDINGS:
-        raise ValueError(f'padding must be False, True, "longest" or "max_length", got {padding!r}')
-    how = _PADDINGS[padding]
-    if truncation is None:
-        truncation = max_length is not None and how == "do_not_pad"
-    if truncation not in _TRUNCATIONS:
-        raise ValueError(f'truncation must be True, False or "longest_first", got {truncation!r}')
-    truncate = _TRUNCATIONS[truncation]
-    if max_length is None:
-        max_length = model_max_length
-    if max_length is None and (truncate or how == "max_length"):
-        raise ValueError(
-            "truncation=True and padding=\"max_length\" need a length: give max_length, or set "
-            "tokenizer.model_max_length"
-        )
-    cut_at = max_length if truncate else None
-    if how == "do_not_pad":
-        return None, cut_at
-    if how == "max_length":
-        return max_length, cut_at
-    longest = max(map(len, sequences), default=0)
-    return (longest if cut_at is None else min(longest, cut_at)), cut_at
+def as_arrays(columns: dict[str, list[Any]]) -> BatchEncoding:
+    """Make int64 arrays of B rows each: (B, T), (B,) of `length` and other numbers, (B, T, 2) of
+    `offset_mapping`. ValueError where rows are of unequal length.
+    """
+    return BatchEncoding({name: _array(name, rows) for name, rows in columns.items()})
 
 
-def _pad(values: list[int], filler: int, length: int, side: Side) -> list[int]:
-    padding = [filler] * (length - len(values))
-    return padding + values if side == "left" else values + padding
-
-
-def _stack(sequences: list[list[int]]) -> np.ndarray:
-    lengths = {len(ids) for ids in sequences}
+def _array(name: str, rows: list[Any]) -> np.ndarray:
+    if rows and not isinstance(rows[0], list):
+        return np.array(rows, dtype=np.int64)                           # (B,)
+    lengths = {len(row) for row in rows}
     if len(lengths) > 1:
+        advice = "give padding=True"
+        if name == "overflowing_tokens":
+            advice = 'leave out return_tensors="np"'
         raise ValueError(
-            f"texts of {min(lengths)} to {max(lengths)} tokens don't make an array; give "
-            "padding=True"
+            f"{name}: rows of {min(lengths)} to {max(lengths)} tokens don't make an array; {advice}"
         )
-    shape = len(sequences), max(lengths, default=0)
-    return np.array(sequences, dtype=np.int64).reshape(shape)           # (B, T), also when empty
+    shape: tuple[int, ...] = len(rows), max(lengths, default=0)         # (B, T), also when empty
+    if name == "offset_mapping":
+        shape = *shape, 2                                               # (B, T, 2)
+    return np.array(rows, dtype=np.int64).reshape(shape)
+
+
+def as_columns(encoded: Any) -> tuple[dict[str, list[Any]], bool, bool]:
+    """What `tokenizer.pad` was given, as a list of rows for each entry; whether it was one text
+    alone, and whether it was arrays.
+
+    encoded: a mapping of rows, or of one row's numbers; or a list of mappings for a text each.
+    """
+    if isinstance(encoded, (list, tuple)):
+        if not all(isinstance(row, Mapping) and row.keys() == encoded[0].keys() for row in encoded):
+            raise ValueError("pad takes a list of mappings that all have the same entries")
+        encoded = {name: [row[name] for row in encoded] for name in (encoded[0] if encoded else ())}
+        encoded = encoded or {"input_ids": []}
+    if not isinstance(encoded, Mapping) or "input_ids" not in encoded:
+        found = ", ".join(encoded) if isinstance(encoded, Mapping) else type(encoded).__name__
+        raise ValueError(f"pad takes what has input_ids, got {found}")
+    columns = {name: _as_list(rows) for name, rows in encoded.items()}
+    arrays = any(map(_has_arrays, encoded.values()))
+    ids = columns["input_ids"]
+    if not isinstance(ids, list):
+        raise ValueError(f"pad takes input_ids as a list or an array, got {type(ids).__name__}")
+    single = bool(ids) and not isinstance(ids[0], list)
+    if single:
+        columns = {name: [row] for name, row in columns.items()}
+    sizes = {name: len(rows) if isinstance(rows, list) else 1 for name, rows in columns.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"pad takes a batch whose entries have a row for each text, got {sizes}")
+    return columns, single, arrays
+
+
+def _has_arrays(value: Any) -> bool:
+    rows = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(row, np.ndarray) for row in rows)
+
+
+def _as_list(value: Any) -> Any:
+    """Arrays and tuples as lists, rows included; numbers as they are."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return [_as_list(row) for row in value] if isinstance(value, (list, tuple)) else value

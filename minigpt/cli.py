@@ -1,4 +1,4 @@
-"""The command line: `minigpt train`, `minigpt generate`, `minigpt info`.
+"""The command line: `minigpt train`, `minigpt generate`, `minigpt tokenize`, `minigpt info`.
 
 Exit codes: 0, 2 for a user's error with one line on stderr, 130 when a signal stopped the work
 (training saves a checkpoint first).
@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
+from minigpt import cli_tokenize
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.presets import PRESETS, parse_settings
 from minigpt.progress import tell
@@ -237,6 +238,9 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="what to do", metavar="VERB", required=True)
     _add_train(verbs.add_parser("train", help="train a model on a text", allow_abbrev=False))
     _add_generate(verbs.add_parser("generate", help="continue a prompt", allow_abbrev=False))
+    cli_tokenize.add_options(
+        verbs.add_parser("tokenize", help="show the tokens of a text", allow_abbrev=False)
+    )
     _add_info(verbs.add_parser("info", help="list a model's parameters", allow_abbrev=False))
     return parser
 
@@ -255,7 +259,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tokenizer", metavar="KIND", type=_not_empty,
-        help="char, bpe:SIZE, or a folder with one",
+        help="byte, char, bpe:SIZE, or a folder with one",
     )
     parser.add_argument("--out", metavar="FOLDER", type=_not_empty, help="runs/PRESET unless given")
     parser.add_argument(

@@ -74,3 +74,20 @@ class StreamDecoder:
 def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+_CLEAN_UPS = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
+    (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+)
+
+
+def clean_up_tokenization(text: str) -> str:
+    """Take out the spaces before English punctuation and contractions, one kind after another.
+
+    Meant for tokenizers that lose the white space of a text. GPT-2's doesn't, so that this changes
+    the text; off by default.
+    """
+    for spaced, joined in _CLEAN_UPS:
+        text = text.replace(spaced, joined)
+    return text

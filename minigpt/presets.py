@@ -25,7 +25,7 @@ class TrainConfig:
     dropout: float = 0.0
     # The text, and what cuts it into tokens.
     data: str | None = None  # a file, a folder, or None for the prose that Python carries
-    tokenizer: str = "bpe:512"  # "char", "bpe:VOCABULARY SIZE", or a folder with a tokenizer
+    tokenizer: str = "bpe:512"  # "byte", "char", "bpe:SIZE", or a folder with a tokenizer
     # Optimisation.
     max_steps: int = 600
     batch_size: int = 12

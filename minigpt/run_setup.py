@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from minigpt.bpe import CHAR_OF_BYTE
 from minigpt.bpe_training import train_bpe
 from minigpt.char_tokenizer import CharTokenizer
 from minigpt.config import GPT2Config
@@ -15,10 +16,12 @@ FIXED_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "tokeniz
 
 
 def make_tokenizer(name: str, text: str) -> GPT2Tokenizer | CharTokenizer:
-    """The tokenizer that ``name`` asks for: ``char`` (the characters of ``text``), ``bpe:N``
-    (byte-level BPE with a vocabulary of N, trained on the training part of ``text`` alone), or
-    the one in the folder ``name``. ValueError for any other name.
+    """The tokenizer that ``name`` asks for: ``byte`` (the 256 bytes), ``char`` (the characters of
+    ``text``), ``bpe:N`` (byte-level BPE with a vocabulary of N, trained on the training part of
+    ``text`` alone), or the one in the folder ``name``. ValueError for any other name.
     """
+    if name == "byte":
+        return byte_tokenizer()
     if name == "char":
         return CharTokenizer.from_text(text)
     kind, colon, size = name.partition(":")
@@ -28,6 +31,12 @@ def make_tokenizer(name: str, text: str) -> GPT2Tokenizer | CharTokenizer:
         train_text, _ = split_text(text)
         return train_bpe([train_text], int(size))
     return load_tokenizer(name)
+
+
+def byte_tokenizer() -> GPT2Tokenizer:
+    """Byte-level BPE before its first merge: a token is a byte, or "<|endoftext|>"."""
+    tokens = [*CHAR_OF_BYTE.values(), "<|endoftext|>"]
+    return GPT2Tokenizer({token: token_id for token_id, token in enumerate(tokens)}, [])
 
 
 def tokenize(text: str, tokenizer: GPT2Tokenizer | CharTokenizer) -> tuple[TokenData, TokenData]:

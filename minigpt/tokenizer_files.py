@@ -1,5 +1,6 @@
 """The files of a GPT-2 tokenizer, in the formats of transformers and of OpenAI's release.
 
+tokenizer.json, where these two are absent, is read by `minigpt.tokenizer_json`.
 vocab.json (encoder.json at OpenAI): {token: id}, tokens in the byte alphabet of `minigpt.bpe`.
 merges.txt (vocab.bpe): a version line, then one merge a line, "left right", in the order learned.
 tokenizer_config.json, special_tokens_map.json, added_tokens.json: settings and further tokens.
@@ -12,7 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minigpt import official_vocabulary
 from minigpt.files import atomic_write, read_json
+from minigpt.special_tokens import DEFAULTS, ROLES
+from minigpt.tokenizer_json import FILE as TOKENIZER_FILE
+from minigpt.tokenizer_json import TokenizerJson, read_tokenizer_json
+from minigpt.vocabulary import Vocabulary
+from minigpt.warn import warn_user
 
 VOCAB_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 """The names of the two files, transformers' first."""
@@ -21,13 +28,41 @@ CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 ADDED_TOKENS_FILE = "added_tokens.json"
 
-SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
+SETTINGS = (
+    "add_bos_token", "add_prefix_space", "errors", "padding_side", "truncation_side",
+    "model_max_length", "clean_up_tokenization_spaces", "split_special_tokens",
+)
+"""The arguments of GPT2Tokenizer, beside the tokens, that tokenizer_config.json keeps."""
 
 _TOKENIZER_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast", None)
 _VERSION_LINE = "#version: 0.2"
 
 
-def find_vocab_files(folder: Path) -> tuple[Path, Path] | None:
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], str]:
+    """The arguments of GPT2Tokenizer that a folder's files give, and the names of those with the
+    vocabulary. Raises FileNotFoundError without a vocabulary, ValueError where a file is damaged.
+    """
+    found = _find_vocab_files(folder)
+    if found is not None:
+        vocab_file, merges_file = found
+        vocab, merges = read_vocab(vocab_file), read_merges(merges_file)
+        settings = read_settings(folder)
+        source = f"{vocab_file.name}, {merges_file.name}"
+    elif (folder / TOKENIZER_FILE).is_file():
+        content = read_tokenizer_json(folder / TOKENIZER_FILE)
+        vocab, merges = content.vocab, content.merges
+        settings = read_settings(folder, content)
+        source = TOKENIZER_FILE
+    else:
+        raise _no_tokenizer(folder)
+    return {"vocab": vocab, "merges": merges, **settings}, source
+
+
+def _find_vocab_files(folder: Path) -> tuple[Path, Path] | None:
     """The vocabulary and merges files in a folder, or None where neither pair is whole."""
     for vocab_name, merges_name in VOCAB_FILES:
         vocab_file, merges_file = folder / vocab_name, folder / merges_name
@@ -36,7 +71,45 @@ def find_vocab_files(folder: Path) -> tuple[Path, Path] | None:
     return None
 
 
-# ---- reading ------------------------------------------------------------------------------------
+def warn_of_other_content(folder: Path, arguments: Mapping[str, Any], source: str) -> None:
+    """Warn of files that make a tokenizer, but hardly the one that was meant: where merges are
+    missing, or where a folder with the name of an official model has another vocabulary.
+
+    arguments, source: what `read_folder` returned.
+    """
+    vocab, merges = arguments["vocab"], arguments["merges"]
+    # A file that was cut off between two lines looks whole; but then tokens can't be reached.
+    known = {left + right for left, right in merges} | arguments["added_tokens"].keys()
+    unreachable = [
+        token for token in vocab if len(token) > 1 and token not in known
+        and not (token[0] == "<" and token[-1] == ">")      # a special token without a role
+    ]
+    if unreachable:
+        shown = ", ".join(map(repr, unreachable[:3])) + (", ..." if len(unreachable) > 3 else "")
+        warn_user(
+            f"{folder}: no merge makes {len(unreachable)} of the {len(vocab)} tokens ({shown}), so "
+            f"no text will be encoded with them: is the list of merges cut off? ({source})"
+        )
+    if official_vocabulary.claims_to_be_official(folder):
+        different = official_vocabulary.differences(vocab, merges)
+        if different:
+            warn_user(
+                f"{folder} has the name of an official GPT-2, but in {source} the "
+                f"{' and the '.join(different)} are not OpenAI's: ids and text will not be those "
+                "of the official model; fetch the files again, or rename the folder"
+            )
+
+
+def _no_tokenizer(folder: Path) -> FileNotFoundError:
+    if not folder.is_dir():
+        return FileNotFoundError(f"no tokenizer in {folder}: there is no such folder")
+    wanted = " or ".join(f"{vocab} with {merges}" for vocab, merges in VOCAB_FILES)
+    names = sorted(path.name for path in folder.iterdir())
+    found = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "nothing"
+    return FileNotFoundError(
+        f"no tokenizer in {folder}: looked for {wanted}, a {TOKENIZER_FILE}, or a {CONFIG_FILE} of "
+        f"a CharTokenizer; the folder holds {found}"
+    )
 
 
 def read_vocab(path: Path) -> dict[str, int]:
@@ -73,12 +146,13 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
     return merges
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path, content: TokenizerJson | None = None) -> dict[str, Any]:
     """The arguments of GPT2Tokenizer that the folder's optional files give.
 
     As in transformers, `special_tokens_map.json` and `added_tokens.json` count only where
-    `tokenizer_config.json` doesn't list the added tokens itself. Keys that don't concern this
-    tokenizer are left out; what would give other ids than asked for is a ValueError.
+    `tokenizer_config.json` doesn't list the added tokens itself. What tokenizer.json says
+    (`content`) counts where the others are silent. Keys that don't concern this tokenizer are left
+    out; what would give other ids than asked for is a ValueError.
     """
     config: dict[str, Any] = {}
     source = folder / CONFIG_FILE
@@ -95,9 +169,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
         if (folder / ADDED_TOKENS_FILE).is_file():
             listed = read_vocab(folder / ADDED_TOKENS_FILE)
             added = {token: (token_id, False) for token, token_id in listed.items()}
+    if content is not None:
+        added = content.added | added
+        settings.setdefault("add_prefix_space", content.add_prefix_space)
+        settings.setdefault("add_bos_token", content.add_bos_token)
     settings["added_tokens"] = {token: token_id for token, (token_id, _) in added.items()}
     # Marked as special, but without a role of its own.
-    named = [settings.get(name) for name in SPECIAL_TOKEN_NAMES]
+    named = [settings.get(role, DEFAULTS.get(role)) for role in ROLES]
     additional = settings.setdefault("additional_special_tokens", [])
     for token, (_, special) in added.items():
         if special and token not in named and token not in additional:
@@ -118,7 +196,8 @@ def _simple_settings(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for key, kind in (
         ("add_prefix_space", bool), ("add_bos_token", bool), ("errors", str), ("padding_side", str),
-        ("model_max_length", (int, float)),
+        ("truncation_side", str), ("split_special_tokens", bool),
+        ("clean_up_tokenization_spaces", bool), ("model_max_length", (int, float)),
     ):
         value = config.get(key)
         if value is None:
@@ -136,7 +215,7 @@ def _simple_settings(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
 
 def _special_tokens(entries: Mapping[str, Any], source: Path) -> dict[str, Any]:
     tokens: dict[str, Any] = {}
-    for name in SPECIAL_TOKEN_NAMES:
+    for name in ROLES:
         if name in entries:
             value = entries[name]
             tokens[name] = None if value is None else _content(value, name, source)
@@ -195,20 +274,37 @@ def write_merges(path: Path, merges: Sequence[tuple[str, str]]) -> None:
         f.write("\n".join([_VERSION_LINE, *(f"{left} {right}" for left, right in merges)]) + "\n")
 
 
-def config_entries(
-    settings: Mapping[str, Any], added_tokens: Mapping[str, int], special_tokens: Sequence[str]
-) -> dict[str, Any]:
-    """What transformers' GPT2Tokenizer writes to tokenizer_config.json."""
-    decoder = {
+def write_settings(
+    folder: Path,
+    settings: Mapping[str, Any],
+    special_tokens: Mapping[str, str | list[str]],
+    vocabulary: Vocabulary,
+) -> list[str]:
+    """Write tokenizer_config.json, special_tokens_map.json and, for tokens beyond vocab.json,
+    added_tokens.json, with what transformers' GPT2Tokenizer writes; return their paths.
+
+    settings: values for SETTINGS. special_tokens: tokens by role.
+    """
+    for name in (TOKENIZER_FILE, ADDED_TOKENS_FILE):        # of a tokenizer that was here before
+        (folder / name).unlink(missing_ok=True)
+    additional = special_tokens.get("additional_special_tokens", [])
+    special = [*(special_tokens.get(role) for role in ROLES), *additional]
+    by_id = sorted(vocabulary.added.items(), key=lambda item: item[1])
+    config = {name: value for name, value in settings.items() if value is not None}
+    config |= dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"))
+    config |= special_tokens
+    config["tokenizer_class"] = "GPT2Tokenizer"
+    config["added_tokens_decoder"] = {
         str(token_id): {
-            "content": token, "lstrip": False, "normalized": token not in special_tokens,
-            "rstrip": False, "single_word": False, "special": token in special_tokens,
+            "content": token, "lstrip": False, "normalized": token not in special,
+            "rstrip": False, "single_word": False, "special": token in special,
         }
-        for token, token_id in sorted(added_tokens.items(), key=lambda item: item[1])
+        for token, token_id in by_id
     }
-    return {
-        **settings,
-        "added_tokens_decoder": decoder,
-        "clean_up_tokenization_spaces": False,
-        "tokenizer_class": "GPT2Tokenizer",
-    }
+    contents = {SPECIAL_TOKENS_FILE: special_tokens, CONFIG_FILE: config}
+    beyond = {token: token_id for token, token_id in by_id if token not in vocabulary.base}
+    if beyond:
+        contents[ADDED_TOKENS_FILE] = beyond
+    for name, content in contents.items():
+        write_json(folder / name, content)
+    return [str(folder / name) for name in contents]

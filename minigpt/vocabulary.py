@@ -29,7 +29,7 @@ class Vocabulary:
             token_id: token.encode() if token in self.added else _bytes(token, token_id)
             for token_id, token in self.token_of.items()
         }
-        self._find_added = pattern_of_tokens(self.added)
+        self._find_added: re.Pattern[str] | None = None     # made when first needed
 
     def __len__(self) -> int:
         return len(self.id_of)
@@ -42,11 +42,13 @@ class Vocabulary:
         self.added[token] = token_id
         self.token_of[token_id] = token
         self._bytes_of[token_id] = token.encode()
-        self._find_added = pattern_of_tokens(self.added)
+        self._find_added = None
         return new
 
     def split(self, text: str) -> list[str]:
         """Cut a text at its added tokens, the longest first: text, token, text, ..., text."""
+        if self._find_added is None:
+            self._find_added = pattern_of_tokens(self.added)
         return self._find_added.split(text)
 
     def tokens(self, ids: Iterable[int]) -> list[str]:

@@ -60,6 +60,7 @@ def test_there_are_cases_of_every_class():
     assert names == {name for name in minigpt.__all__ if name.startswith("GPT2")} - {
         "GPT2Config",
         "GPT2Tokenizer",
+        "GPT2TokenizerFast",
     }
 
 

@@ -17,7 +17,9 @@ from minigpt.batch_encoding import BatchEncoding
 from minigpt.bpe_training import train_bpe
 from minigpt.char_tokenizer import CharTokenizer
 from minigpt.decoding import as_id_list
+from minigpt.run_setup import byte_tokenizer
 from minigpt.tokenizer import GPT2Tokenizer, load_tokenizer
+from minigpt.tokenizer_fast import GPT2TokenizerFast
 
 EOT = "<|endoftext|>"
 
@@ -273,7 +275,7 @@ def test_add_special_tokens():
     assert tokenizer.all_special_tokens == [EOT, "<pad>", "<x>", "<y>"]
     assert tokenizer.all_special_ids == [299, 300, 301, 302]
     assert tokenizer.decode(tokenizer.encode("<x>the<pad>"), skip_special_tokens=True) == "the"
-    for wrong in ({"sep_token": "<s>"}, {"pad_token": ["<pad>"]}, {"pad_token": None}):
+    for wrong in ({"end_token": "<s>"}, {"pad_token": ["<pad>"]}, {"pad_token": None}):
         with pytest.raises(ValueError, match="special tokens are bos_token"):
             tokenizer.add_special_tokens(wrong)
     for wrong_token in ("", 5, "\ud800"):
@@ -372,14 +374,20 @@ def test_truncation(padding):
     ("options", "message"),
     [
         ({"padding": True}, "tokenizer.pad_token = tokenizer.eos_token"),
-        ({"return_tensors": "np"}, "texts of 1 to 2 tokens .* padding=True"),
-        ({"return_tensors": "pt"}, '"np"'),
+        ({"return_tensors": "np"}, "input_ids: rows of 1 to 2 tokens .* padding=True"),
+        ({"return_tensors": "pt"}, 'return_tensors="pt" is not supported: .*"np"'),
+        ({"return_tensors": "tf"}, 'return_tensors="tf" is not supported: .*"np"'),
+        ({"return_tensors": "list"}, "return_tensors must be"),
         ({"padding": "left"}, "padding must be"),
         ({"padding_side": "both"}, "padding_side must be"),
-        ({"truncation": "only_second"}, "truncation must be"),
-        ({"truncation": True}, "give max_length"),
-        ({"padding": "max_length"}, "give max_length"),
-        ({"max_length": -1}, "must not be negative"),
+        ({"truncation": "second"}, "truncation must be"),
+        ({"truncation": "only_second", "max_length": 1}, "only_second.*one text, 2 tokens"),
+        ({"truncation": "only_first", "max_length": 0}, "can't shorten 2 tokens to max_length=0"),
+        ({"max_length": -1}, "max_length must not be negative, got -1"),
+        ({"max_length": 5, "stride": -1}, "stride must not be negative"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of must be at least 1, got 0"),
+        ({"padding": True, "truncation": True, "max_length": 5, "pad_to_multiple_of": 2},
+         "max_length=5 .* a multiple of 2"),
     ],
 )
 def test_bad_options(tokenizer, options, message):
@@ -387,9 +395,116 @@ def test_bad_options(tokenizer, options, message):
         tokenizer(["the cat", "the"], **options)
 
 
-def test_batches_of_other_things(tokenizer):
-    with pytest.raises(TypeError, match="encode takes a str"):
-        tokenizer([["the", "cat"]])
+@pytest.mark.parametrize(("option", "value"), [
+    ("max_length", 1.5), ("max_length", True), ("stride", "1"), ("pad_to_multiple_of", 2.0),
+])
+def test_options_of_another_type(tokenizer, option, value):
+    with pytest.raises(TypeError, match=f"{option} must be a "):
+        tokenizer("the cat", **{option: value})
+
+
+def test_an_unknown_option_is_named(tokenizer):
+    for call in (tokenizer, tokenizer.encode, tokenizer.tokenize):
+        with pytest.raises(TypeError, match="text_target"):
+            call("the cat", text_target="le chat")
+
+
+@pytest.mark.parametrize("options", [{"truncation": True}, {"padding": "max_length"}])
+def test_no_length_is_a_warning(padding, options):
+    """As in transformers, which says so in its log."""
+    with pytest.warns(UserWarning, match="have no effect: give max_length, or set") as caught:
+        assert padding("the cat", **options) == padding("the cat")
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((None,), {}, "text: expected a str, .*got NoneType None"),
+        ((b"the",), {}, "text: expected a str, .*got bytes b'the'"),
+        ((["the", 5],), {}, r"text\[1\]: expected .*got int 5"),
+        (([["the", "cat", "sat"]],), {}, r"text\[0\]: expected .*is_split_into_words=True"),
+        (("the", ["cat"]), {}, "text_pair: expected a str, .*got list"),
+        ((["the"], "cat"), {}, "text is a batch of 1, so text_pair must be a list .* got str"),
+        ((["the"], [None]), {}, r"text_pair\[0\]: expected"),
+        (([("the", "cat")], ["sat"]), {}, r"text\[0\]: expected"),
+        (("the cat",), {"is_split_into_words": True}, "text: expected with .* a list of words"),
+        (([["the"], "cat"],), {"is_split_into_words": True}, r"text\[1\]: .* got str 'cat'"),
+    ],
+)
+def test_what_is_no_text(tokenizer, arguments, options, message):
+    with pytest.raises(TypeError, match=message):
+        tokenizer(*arguments, **options)
+
+
+def test_what_the_fast_class_refuses(tokenizer):
+    fast = GPT2TokenizerFast(tokenizer.get_vocab(), tokenizer._merges)
+    with pytest.raises(ValueError, match="only with add_prefix_space=True"):
+        fast(["the", "cat"], is_split_into_words=True)
+    overflow = dict(truncation=True, max_length=2, return_overflowing_tokens=True)
+    with pytest.raises(ValueError, match="stride=2 must be less than the 2 tokens"):
+        fast("the cat the cat", stride=2, **overflow)
+    fast.add_bos_token = True
+    with pytest.raises(ValueError, match="max_length=0 leaves no room for the 1 special tokens"):
+        fast("the cat", truncation=True, max_length=0)
+    assert fast("the cat", truncation=True, max_length=1).input_ids == [fast.bos_token_id]
+    assert fast.num_special_tokens_to_add(pair=True) == 1
+    tokenizer = pickle.loads(pickle.dumps(tokenizer))
+    tokenizer.add_bos_token = True
+    assert tokenizer.num_special_tokens_to_add(pair=True) == 2
+    with pytest.raises(ValueError, match='"only_first" or "only_second"'):
+        tokenizer("the", "cat", **overflow)
+    assert tokenizer("the cat", return_overflowing_tokens=True).num_truncated_tokens == 0
+
+
+def slow_split(text: str, tokens: list[str]) -> list[str]:
+    """At each place the longest token that fits, else one byte."""
+    found = []
+    while text:
+        fits = [token for token in tokens if text.startswith(token)]
+        best = max(fits, key=len) if fits else text[0]
+        found.append(best)
+        text = text[len(best):]
+    return found
+
+
+@given(tokens=st.lists(st.text("ab <>", min_size=2, max_size=4), max_size=6),
+       text=st.text("ab <>", max_size=20))
+def test_added_tokens_equal_the_slow_version(tokens, text):
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(tokens)
+    assert [tokenizer.decode(i) for i in tokenizer.encode(text)] == slow_split(text, tokens)
+
+
+def test_thousands_of_added_tokens():
+    """One pattern, made once: with a pattern for each this would take minutes."""
+    tokenizer = byte_tokenizer()
+    assert tokenizer.add_tokens([f"<extra_{i}>" for i in range(5000)]) == 5000
+    assert tokenizer.encode("<extra_7><extra_4999>") == [257 + 7, 257 + 4999]
+
+
+@pytest.mark.parametrize("bad", [
+    5, {"labels": [1]}, {"input_ids": 5}, [{"input_ids": [1]}, {"labels": [1]}],
+    {"input_ids": [[1], [2]], "labels": 5}, {"input_ids": [[1], [2]], "labels": [1]},
+])
+def test_what_can_not_be_padded(padding, bad):
+    with pytest.raises(ValueError, match="pad takes"):
+        padding.pad(bad)
+
+
+def test_pad(padding):
+    """Beside transformers in test_tokenizer_grid.py."""
+    padded = padding.pad([{"input_ids": [1, 2], "labels": 5}, {"input_ids": [3], "labels": 6}])
+    assert padded.attention_mask == [[1, 1], [1, 0]] and padded.labels == [5, 6]
+    assert padding.pad([]).input_ids == []
+    one = padding.pad({"input_ids": np.array([1, 2])}, padding="max_length", max_length=3,
+                      padding_side="left")
+    assert one.input_ids.tolist() == [padding.pad_token_id, 1, 2]
+
+
+def test_batches_of_unequal_size(tokenizer):
+    with pytest.raises(ValueError, match="text has 2 texts, but text_pair has 1"):
+        tokenizer(["the", "cat"], ["the"])
 
 
 # ---- ids to text --------------------------------------------------------------------------------
@@ -477,14 +592,21 @@ def test_save_and_load(tokenizer, tmp_path):
 
 def test_save_and_load_with_everything(tmp_path):
     tokenizer = train_bpe([STORY], 300, special_tokens=["<|end|>", "<y>"])
-    tokenizer.add_special_tokens({"pad_token": "<pad>", "additional_special_tokens": ["<x>"]})
+    tokenizer.add_special_tokens(
+        {"pad_token": "<pad>", "cls_token": "[CLS]", "additional_special_tokens": ["<x>"]},
+        replace_additional_special_tokens=False,
+    )
     tokenizer.add_tokens(["new words"])
+    tokenizer.truncation_side, tokenizer.split_special_tokens = "left", False
+    tokenizer.clean_up_tokenization_spaces = True
     tokenizer.padding_side, tokenizer.model_max_length = "left", 77
     tokenizer.save_pretrained(tmp_path)
     loaded = GPT2Tokenizer.from_pretrained(tmp_path)
     same(tokenizer, loaded)
     assert loaded.padding_side == "left" and loaded.model_max_length == 77
-    assert loaded.pad_token == "<pad>" and loaded.additional_special_tokens == ["<y>", "<x>"]
+    assert loaded.truncation_side == "left" and loaded.clean_up_tokenization_spaces
+    assert loaded.pad_token == "<pad>" and loaded.cls_token == "[CLS]"
+    assert loaded.additional_special_tokens == ["<y>", "<x>"]
     # transformers' older files, without the list of added tokens in tokenizer_config.json
     (tmp_path / "tokenizer_config.json").unlink()
     same(tokenizer, GPT2Tokenizer.from_pretrained(tmp_path))
@@ -555,8 +677,7 @@ def test_no_tokenizer(tokenizer, tmp_path):
     with pytest.raises(FileNotFoundError, match=looked_for):
         load_tokenizer(tmp_path)
     (tmp_path / "vocab.json").write_text("{}")
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="holds tokenizer.json, vocab.json; tokenizer.json"):
+    with pytest.raises(FileNotFoundError, match="the folder holds vocab.json"):
         GPT2Tokenizer.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError):
         tokenizer.save_vocabulary(tmp_path / "nowhere")

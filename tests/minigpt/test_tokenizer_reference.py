@@ -90,15 +90,15 @@ any_text = st.lists(likely | surrogates | st.text(assigned, max_size=4), max_siz
 # ---- ids ----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000, deadline=None, derandomize=True)
 @given(text=any_text)
 def test_ids_equal_tiktoken(ours, tiktoken_gpt2, text):
     ids = tiktoken_gpt2.encode_ordinary(text)
-    assert ours.encode(text) == ids
+    assert ours.encode(text, split_special_tokens=True) == ids
     assert ours.decode(ids) == tiktoken_gpt2.decode(ids)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(text=text_without_surrogates)
 def test_ids_equal_transformers(ours, slow_and_fast, text):
     slow, fast = slow_and_fast
@@ -109,7 +109,7 @@ def test_ids_equal_transformers(ours, slow_and_fast, text):
     assert ours.decode(expected) == slow.decode(expected) == text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(ids=st.lists(st.integers(0, 50256), max_size=30))
 def test_text_equals_tiktoken_and_transformers(ours, tiktoken_gpt2, slow_and_fast, ids):
     text = tiktoken_gpt2.decode(ids)
@@ -132,6 +132,16 @@ def test_ids_of_corpora_equal_tiktoken(ours, tiktoken_gpt2, corpora):
         ids = tiktoken_gpt2.encode_ordinary(text)
         assert ours.encode(text) == ids, name
         assert ours.decode(ids) == text, name
+
+
+def test_ids_and_offsets_of_corpora_equal_tokenizers(ours, slow_and_fast, corpora):
+    """The Rust library behind the fast class; on the first two megabytes of each."""
+    fast = slow_and_fast[1]
+    for name, text in corpora.items():
+        theirs = fast(text[:2_000_000], return_offsets_mapping=True)
+        mine = ours(text[:2_000_000], return_offsets_mapping=True)
+        assert mine.input_ids == theirs["input_ids"], name
+        assert mine.offset_mapping == theirs["offset_mapping"], name
 
 
 def test_long_pieces_equal_tiktoken(ours, tiktoken_gpt2):
@@ -266,13 +276,13 @@ def test_merges_equal_tokenizers(corpora, name, vocab_size, min_frequency):
     assert mine == train_with_tokenizers(text, vocab_size, min_frequency)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.text("ab ", max_size=300) | st.text("the \n", max_size=300) | text_without_surrogates)
 def test_merges_of_any_text_equal_tokenizers(text):
     assert learn_merges(count_pieces([text]), 80, 2) == train_with_tokenizers(text, 257 + 80, 2)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(text=text_without_surrogates)
 def test_trained_tokenizer_gives_the_same_ids_in_transformers(trained, text):
     mine, slow, fast = trained
