@@ -200,6 +200,7 @@ def _head_mask_rows() -> list[Op]:
             shape = tuple(size_of[axis] for axis in mask)
             calls.append(((B, H, T, D), (B, H, S, D), (B, H, S, D), shape))
     rows = []
+    calls = list(dict.fromkeys(calls))  # with sizes of 1 masks are the same
     for name, given in options:
 
         def ours(q: Any, k: Any, v: Any, m: Any, given: Any = given) -> Any:
