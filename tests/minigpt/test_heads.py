@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -294,3 +296,37 @@ def test_every_class_has_a_folder_of_its_own(model_class, tmp_path):
     again = model_class.from_pretrained(tmp_path)
     assert not again.training
     assert np.array_equal(again(IDS)[0].numpy(), model(IDS)[0].numpy())
+
+
+# --- anything at all
+
+ODD = [
+    0, -1, 2.5, "x", b"x", [], [[]], {}, object(), np.nan, np.inf, np.array(3), (1, 2),
+    np.zeros((2, 9), complex), np.zeros((0, 9)), np.full((2, 9), 10**6), np.array(["a"]),
+    [[1, 2], [3]], Tensor(np.zeros((2, 9))), np.zeros((2, 9), object), np.ones((1, 1, 9, 9)),
+    np.full((2, 9), 2**63, np.uint64), IDS.T, len,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cross", [False, True])
+@every_class
+def test_whatever_an_argument_is_an_error_names_it(model_class, cross):
+    """Either it is taken, or the error is of an expected kind and says which argument is wrong."""
+    model = make(model_class, add_cross_attention=cross)
+    for name in list(inspect.signature(model_class.forward).parameters)[1:]:
+        for value in ODD:
+            arguments = {"input_ids": IDS[:, :9], name: value}
+            if name == "inputs_embeds":
+                del arguments["input_ids"]
+            if name in ("shift_labels", "num_items_in_batch"):
+                arguments["labels"] = IDS
+            for one, other in (("start", "end"), ("end", "start")):
+                if name == f"{one}_positions":
+                    arguments[f"{other}_positions"] = [1, 2]
+            model.config.problem_type = None
+            try:
+                model(**arguments)
+            except (ValueError, TypeError, IndexError) as error:
+                assert name in str(error) or (name == "input_ids" and "id" in str(error)), (
+                    f"{name}={value!r}: {error}"
+                )
