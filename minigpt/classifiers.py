@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigpt.config import GPT2Config
-from minigpt.inputs import as_array, chosen
+from minigpt.inputs import as_array
 from minigpt.legacy import tuple_without_second
 from minigpt.losses import classification_loss, sequence_loss, span_loss
 from minigpt.model import GPT2Model
@@ -16,6 +16,7 @@ from minigpt.outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
     as_asked,
+    asked,
 )
 from minigpt.pretrained import PreTrainedModel
 from tensor import Tensor
@@ -129,8 +130,8 @@ class GPT2ForTokenClassification(PreTrainedModel):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
         self.transformer = GPT2Model(config)
-        p = chosen(getattr(config, "hidden_dropout", None), 0.1)
-        self.dropout = Dropout(chosen(getattr(config, "classifier_dropout", None), p))
+        given = (getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout"))
+        self.dropout = Dropout(next((p for p in given if p is not None), 0.1))
         self.classifier = Linear(config.n_embd, config.num_labels, std=config.initializer_range)
 
     def forward(
@@ -174,7 +175,7 @@ class GPT2ForTokenClassification(PreTrainedModel):
         loss = None
         if labels is not None:
             loss = classification_loss("labels", logits, self.integers("labels", labels))
-        if not chosen(return_dict, self.config.return_dict):
+        if not asked(self.config, "return_dict", return_dict):
             return tuple_without_second((loss, logits), base)
         return TokenClassifierOutput(
             loss=loss, logits=logits, hidden_states=base.hidden_states, attentions=base.attentions
@@ -238,7 +239,7 @@ class GPT2ForQuestionAnswering(PreTrainedModel):
             start = self.integers("start_positions", start_positions)
             end = self.integers("end_positions", end_positions)
             loss = span_loss(start_logits, end_logits, start, end)
-        if not chosen(return_dict, self.config.return_dict):
+        if not asked(self.config, "return_dict", return_dict):
             return tuple_without_second((loss, start_logits, end_logits), base)
         return QuestionAnsweringOutput(
             loss=loss,

@@ -15,6 +15,7 @@ from minigpt.activations import ACTIVATIONS
 from minigpt.config import GPT2Config
 from minigpt.generation import generate
 from minigpt.generation_config import GENERATION_CONFIG_FILE, TOKEN_IDS, GenerationConfig
+from minigpt.inputs import as_array
 from minigpt.losses import classification_loss, next_token_loss
 from minigpt.model import GPT2Model
 from minigpt.outputs import CausalLMOutput, DoubleHeadsOutput, as_asked
@@ -306,7 +307,7 @@ def _kept_positions(hidden: Tensor, keep: Any) -> Tensor:
         if keep < 0:
             raise ValueError(f"logits_to_keep = {keep}: a number of last positions, or 0 for all")
         return hidden[..., -int(keep) :, :] if 0 < keep < hidden.shape[-2] else hidden
-    index = np.asarray(keep)
+    index = as_array("logits_to_keep", keep)
     if index.ndim != 1 or index.dtype.kind not in "iu":
         raise ValueError(
             f"logits_to_keep of shape {index.shape}: one integer, or positions in one dimension"

@@ -43,11 +43,6 @@ class Inputs:
         return legacy.with_choices(x, self.shape)
 
 
-def chosen(given: Any, default: Any) -> Any:
-    """An argument, or where it was not given the configuration's value."""
-    return default if given is None else given
-
-
 def read_inputs(
     model: PreTrainedModel,
     *,
@@ -150,9 +145,12 @@ def _cache(model: PreTrainedModel, given: Any, use_cache: bool) -> KVCache | Non
 
 
 def _check_cache_position(given: Any, past: int, T: int) -> None:
-    if given is not None and not np.array_equal(np.asarray(given), np.arange(past, past + T)):
+    if given is None:
+        return
+    positions = as_array("cache_position", given)
+    if not np.array_equal(positions, np.arange(past, past + T)):
         raise ValueError(
-            f"cache_position {np.asarray(given)}: the {T} new tokens come after the {past} cached "
+            f"cache_position {positions}: the {T} new tokens come after the {past} cached "
             f"ones, so it can only be {past} … {past + T - 1}; leave it out"
         )
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from minigpt.inputs import as_array
 from tensor import Tensor, binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 IGNORED = -100  # the label of a position that takes no part in the loss
@@ -33,13 +32,15 @@ def next_token_loss(
             raise ValueError(
                 f"{name} {given.shape} must be (B, T) = {logits.shape[:-1]}, as the logits"
             )
+    used = "labels" if shift_labels is None else "shift_labels"
     if shift_labels is None:
         border = [(0, 0)] * (labels.ndim - 1) + [(0, 1)]
         shift_labels = labels[..., 1:].astype("int64").pad(border, IGNORED)  # (..., T)
+    check_labels(used, shift_labels, logits.shape[-1])
     if num_items_in_batch is None:
         return cross_entropy(logits, shift_labels, ignore_index=IGNORED)
-    items = np.asarray(num_items_in_batch)
-    if items.size != 1 or items.dtype.kind not in "iuf" or not items.item() > 0:
+    items = as_array("num_items_in_batch", num_items_in_batch)
+    if items.size != 1 or not items.item() > 0:
         raise ValueError(f"num_items_in_batch = {num_items_in_batch!r} must be a number above 0")
     counted = int((shift_labels.numpy() != IGNORED).sum())
     if counted == 0:  # a sum of nothing, where the mean is NaN

@@ -13,8 +13,8 @@ from typing import Any
 from minigpt.activations import ACTIVATIONS
 from minigpt.cache import KVCache
 from minigpt.config import GPT2Config
-from minigpt.inputs import Encoded, chosen, read_inputs
-from minigpt.outputs import BaseModelOutput, as_asked
+from minigpt.inputs import Encoded, read_inputs
+from minigpt.outputs import BaseModelOutput, as_asked, asked
 from minigpt.pretrained import PreTrainedModel
 from tensor import Tensor, attention
 from tensor.nn import Conv1D, Dropout, Embedding, LayerNorm, Module, ModuleList
@@ -232,9 +232,9 @@ class GPT2Model(PreTrainedModel):
         ValueError for shapes that don't fit, IndexError for ids or positions out of range.
         """
         config = self.config
-        use_cache = chosen(use_cache, config.use_cache)
-        want_weights = chosen(output_attentions, config.output_attentions)
-        want_hidden = chosen(output_hidden_states, config.output_hidden_states)
+        use_cache = asked(config, "use_cache", use_cache)
+        want_weights = asked(config, "output_attentions", output_attentions)
+        want_hidden = asked(config, "output_hidden_states", output_hidden_states)
         inputs = read_inputs(
             self,
             input_ids=input_ids,
@@ -247,7 +247,7 @@ class GPT2Model(PreTrainedModel):
             inputs_embeds=inputs_embeds,
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
-            use_cache=bool(use_cache),
+            use_cache=use_cache,
         )
         x = self.wte(inputs.ids) if inputs.embeds is None else inputs.embeds  # (B, T, C)
         x = x + self.wpe(inputs.positions)

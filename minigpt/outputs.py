@@ -49,10 +49,20 @@ class ModelOutput:
         return key in self.keys()
 
 
+def asked(config: GPT2Config, name: str, given: Any) -> bool:
+    """A flag of a forward pass, or where it was not given the configuration's. TypeError for what
+    is no truth value.
+    """
+    if given is None:
+        return bool(getattr(config, name))
+    if not isinstance(given, (bool, int, np.bool_)):
+        raise TypeError(f"{name} must be True or False, not {type(given).__name__}")
+    return bool(given)
+
+
 def as_asked(output: ModelOutput, config: GPT2Config, return_dict: bool | None) -> Any:
     """The output, or with return_dict=False (or the configuration's) its tuple."""
-    wants_output = config.return_dict if return_dict is None else return_dict
-    return output if wants_output else output.to_tuple()
+    return output if asked(config, "return_dict", return_dict) else output.to_tuple()
 
 
 # What all have. past_key_values: the cache, where use_cache is on. hidden_states: n_layer + 1 of

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,11 @@ WRONG = [
     (GPT2Model, dict(token_type_ids=IDS[:, 1:]), ValueError, r"token_type_ids \(2, 8\) must be"),
     (GPT2Model, dict(token_type_ids=IDS + 31), IndexError, "token_type_ids from 3. to .. are not"),
     (GPT2Model, dict(token_type_ids=IDS * 0.5), TypeError, "token_type_ids must be integers"),
+    (GPT2Model, dict(use_cache=np.ones(2)), TypeError, "use_cache must be True or False"),
+    (GPT2Model, dict(output_attentions="no"), TypeError, "output_attentions must be True or"),
+    (GPT2Model, dict(return_dict=IDS), TypeError, "return_dict must be True or False, not nd"),
+    (TOKENS, dict(return_dict=IDS), TypeError, "return_dict must be True or False, not nd"),
+    (GPT2Model, dict(cache_position=[[1], [2, 3]]), ValueError, "cache_position: rows of"),
     (GPT2Model, dict(cache_position=np.arange(1, 10)), ValueError, "it can only be 0 … 8"),
     (GPT2Model, dict(attention_mask=np.ones((2, 10))), ValueError, r"must be \(B, S\) = \(2, 9\)"),
     (GPT2Model, dict(attention_mask=np.ones((2, 9, 9))), ValueError, r"must be \(B, S\)"),
@@ -94,6 +101,14 @@ WRONG = [
         r"shift_labels \(2, 8\) must be",
     ),
     (GPT2LMHeadModel, dict(shift_labels=IDS), ValueError, "need labels"),
+    (GPT2LMHeadModel, dict(labels=IDS + 31), IndexError, "labels: .* is neither in 0 … 30 nor"),
+    (
+        GPT2LMHeadModel,
+        dict(labels=IDS, shift_labels=IDS * 0 - 1),
+        IndexError,
+        "shift_labels: -1 is neither",
+    ),
+    (GPT2LMHeadModel, dict(logits_to_keep=[[1], [2, 3]]), ValueError, "logits_to_keep: rows of"),
     (GPT2LMHeadModel, dict(labels=IDS, num_items_in_batch=0), ValueError, "= 0 must be a number"),
     (SEQUENCE, dict(labels=[[1], [2], [0]]), ValueError, r"labels \(3, 1\) must be \(2,\)"),
     (GPT2LMHeadModel, dict(labels=IDS, num_items_in_batch=[1, 2]), ValueError, "must be a number"),
@@ -281,3 +296,37 @@ def test_every_class_has_a_folder_of_its_own(model_class, tmp_path):
     again = model_class.from_pretrained(tmp_path)
     assert not again.training
     assert np.array_equal(again(IDS)[0].numpy(), model(IDS)[0].numpy())
+
+
+# --- anything at all
+
+ODD = [
+    0, -1, 2.5, "x", b"x", [], [[]], {}, object(), np.nan, np.inf, np.array(3), (1, 2),
+    np.zeros((2, 9), complex), np.zeros((0, 9)), np.full((2, 9), 10**6), np.array(["a"]),
+    [[1, 2], [3]], Tensor(np.zeros((2, 9))), np.zeros((2, 9), object), np.ones((1, 1, 9, 9)),
+    np.full((2, 9), 2**63, np.uint64), IDS.T, len,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cross", [False, True])
+@every_class
+def test_whatever_an_argument_is_an_error_names_it(model_class, cross):
+    """Either it is taken, or the error is of an expected kind and says which argument is wrong."""
+    model = make(model_class, add_cross_attention=cross)
+    for name in list(inspect.signature(model_class.forward).parameters)[1:]:
+        for value in ODD:
+            arguments = {"input_ids": IDS[:, :9], name: value}
+            if name == "inputs_embeds":
+                del arguments["input_ids"]
+            if name in ("shift_labels", "num_items_in_batch"):
+                arguments["labels"] = IDS
+            for one, other in (("start", "end"), ("end", "start")):
+                if name == f"{one}_positions":
+                    arguments[f"{other}_positions"] = [1, 2]
+            model.config.problem_type = None
+            try:
+                model(**arguments)
+            except (ValueError, TypeError, IndexError) as error:
+                assert name in str(error) or (name == "input_ids" and "id" in str(error)), (
+                    f"{name}={value!r}: {error}"
+                )
