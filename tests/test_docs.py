@@ -43,6 +43,7 @@ def test_example(number, checkpoint, monkeypatch):
     names: dict = {"__name__": "example"}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*newly initialised, to be trained")
+        warnings.filterwarnings("ignore", message=".*has the name of an official GPT-2")
         exec(EXAMPLES[number], names)
     if "loss" in names:
         assert np.isfinite(names["loss"].item())
@@ -52,6 +53,7 @@ def test_there_is_an_example_of_every_class():
     assert {name for name in CLASSES if f"model = {name}." in PAGE} == set(CLASSES)
 
 
+@pytest.mark.filterwarnings("ignore:.*has the name of an official GPT-2")
 def test_torch_tensors_are_refused(checkpoint):
     tokenizer = GPT2Tokenizer.from_pretrained(checkpoint / "gpt2")
     with pytest.raises(ValueError, match='return_tensors.*"np"'):

@@ -202,7 +202,6 @@ def _head_mask_rows() -> list[Op]:
             if call not in calls:  # where sizes are 1, masks of several kinds are alike
                 calls.append(call)
     rows = []
-    calls = list(dict.fromkeys(calls))  # with sizes of 1 masks are the same
     for name, given in options:
 
         def ours(q: Any, k: Any, v: Any, m: Any, given: Any = given) -> Any:
