@@ -13,7 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from minigpt.bpe import CHAR_OF_BYTE, replace_surrogates, split_chunks, split_pieces
+from minigpt.bpe import CHAR_OF_BYTE, replace_surrogates, split_pieces, split_stretches
 from minigpt.tokenizer import GPT2Tokenizer
 from minigpt.vocabulary import pattern_of_tokens
 
@@ -91,15 +91,15 @@ def _check_special_tokens(special_tokens: Sequence[str]) -> None:
 def count_pieces(texts: Iterable[str], special_tokens: Sequence[str] = ()) -> Counter[str]:
     """How often each piece of the pattern occurs; special tokens end a text and don't count."""
     find_special = pattern_of_tokens(special_tokens)
-    chunks: Counter[str] = Counter()
+    stretches: Counter[str] = Counter()
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"texts must be str, got {type(text).__name__}")
         for part in find_special.split(replace_surrogates(text))[::2]:
-            chunks.update(split_chunks(part))
+            stretches.update(split_stretches(part))
     pieces: Counter[str] = Counter()
-    for chunk, count in chunks.items():
-        for piece in split_pieces(chunk):
+    for stretch, count in stretches.items():
+        for piece in split_pieces(stretch):
             pieces[piece] += count
     return pieces
 

@@ -107,7 +107,29 @@ def test_pieces_are_those_of_the_published_pattern(text):
     expected = PUBLISHED.findall(text)
     assert bpe.split_pieces(text) == expected
     assert "".join(expected) == text
-    assert [p for chunk in bpe.split_chunks(text) for p in bpe.split_pieces(chunk)] == expected
+    stretches = bpe.split_stretches(text)
+    assert all(len(bpe.split_pieces(s)) == 1 for s in stretches if s.isascii())
+    assert [p for stretch in stretches for p in bpe.split_pieces(stretch)] == expected
+
+
+@given(any_text, st.data())
+def test_a_text_may_be_cut_where_safe_cut_says(text, data):
+    start = data.draw(st.integers(0, len(text)))
+    end = bpe.safe_cut(text, start)
+    assert start <= end <= len(text)
+    assert bpe.split_pieces(text[:end]) + bpe.split_pieces(text[end:]) == bpe.split_pieces(text)
+    # No place before it is between something and white space.
+    for i in range(max(start, 1), end):
+        assert not (text[i].isspace() and not text[i - 1].isspace()) or "\x1c" <= text[i] <= "\x1f"
+
+
+@pytest.mark.parametrize("block", [1, 2, 7])
+@given(text=any_text)
+def test_blocks_change_nothing(tokenizer, block, text):
+    whole = tokenizer.encode(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpe, "_BLOCK", block)
+        assert tokenizer.encode(text) == whole
 
 
 @pytest.mark.parametrize(
