@@ -13,7 +13,7 @@ section 2.2; the pattern and the byte alphabet are those of openai/gpt-2's encod
 
 import heapq
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 
 import regex
@@ -64,7 +64,9 @@ _STRETCHES = re.compile(
     rf"| ?[^{_SPACE}]++"
     rf"|[{_SPACE}]"
 )
-_SAFE_CUT = re.compile(f"[^{_SPACE}](?=[{_SPACE}])")
+_SAFE_CUT = re.compile(f"[^{_SPACE}](?=[{_SPACE}])|[A-Za-z](?=[0-9{_OTHER}])")
+
+_BLOCK = 1 << 16            # characters; all stretches of a text at once take ten times its memory
 
 
 def split_pieces(text: str) -> list[str]:
@@ -91,13 +93,27 @@ def split_stretches(text: str) -> list[str]:
     return _STRETCHES.findall(text)
 
 
+def stretches_in_blocks(text: str) -> Iterator[list[str]]:
+    """The stretches of a text of any length, some thousands at a time. Lone surrogates in it are
+    replaced as `replace_surrogates` does.
+    """
+    text = replace_surrogates(text)
+    start = 0
+    while start < len(text):
+        end = safe_cut(text, start + _BLOCK)
+        yield _STRETCHES.findall(text, start, end)
+        start = end
+
+
 def safe_cut(text: str, start: int) -> int:
     """The first place from `start` on where a text may be cut and encoded in parts: white space
-    after something else. The end of the text where there is none.
+    after something else, or ASCII other than a letter after an ASCII letter. The end of the text
+    where there is none.
 
-    No piece reaches across such a place: those that hold white space hold nothing before it. And
-    the pattern never looks back, and looks ahead from white space only to the end of its run, so
-    that each part is cut into pieces as it is in the whole.
+    There a piece ends and another begins, whatever stands around: none holds white space behind
+    anything else, and none goes on from a letter to another class. The pattern never looks back;
+    and it looks ahead from white space only, to the end of its run. So each part is cut into
+    pieces as it is in the whole.
     """
     found = _SAFE_CUT.search(text, max(start - 1, 0))
     return found.end() if found else len(text)
@@ -120,7 +136,6 @@ _NO_RANK = 1 << 60
 _LONG_PIECE = 64            # tokens, where the heap overtakes the plain search for the minimum
 _CACHE_ENTRIES = 1 << 17    # stretches and pieces; about 20 MB when full
 _CACHED_LENGTH = 64         # characters
-_BLOCK = 1 << 16            # characters; all stretches of a text at once take ten times its memory
 
 
 class BytePairEncoder:
@@ -164,14 +179,9 @@ class BytePairEncoder:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. Lone surrogates are encoded as U+FFFD."""
-        text = replace_surrogates(text)
         ids: list[int] = []
-        start = 0
-        while start < len(text):
-            end = safe_cut(text, start + _BLOCK)
-            stretches = _STRETCHES.findall(text, start, end)
+        for stretches in stretches_in_blocks(text):
             ids += chain.from_iterable(map(self._cache.__getitem__, stretches))
-            start = end
         return ids
 
     def _encode_stretch(self, stretch: str) -> tuple[int, ...]:

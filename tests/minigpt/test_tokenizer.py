@@ -1,5 +1,6 @@
 """GPT2Tokenizer: ids, text, batches, files. Peers are compared in test_tokenizer_reference.py."""
 
+import itertools
 import json
 import os
 import pickle
@@ -118,9 +119,13 @@ def test_a_text_may_be_cut_where_safe_cut_says(text, data):
     end = bpe.safe_cut(text, start)
     assert start <= end <= len(text)
     assert bpe.split_pieces(text[:end]) + bpe.split_pieces(text[end:]) == bpe.split_pieces(text)
-    # No place before it is between something and white space.
-    for i in range(max(start, 1), end):
-        assert not (text[i].isspace() and not text[i - 1].isspace()) or "\x1c" <= text[i] <= "\x1f"
+
+
+def test_where_a_text_may_be_cut():
+    text = "It's naïve—or\u3000 not:x1é2"
+    places = {bpe.safe_cut(text, start) for start in range(1, len(text) + 1)}
+    assert [text[a:b] for a, b in itertools.pairwise([0, *sorted(places)])] == [
+        "It", "'s", " naïve—or", "\u3000 not", ":x", "1é2"]
 
 
 @pytest.mark.parametrize("block", [1, 2, 7])
