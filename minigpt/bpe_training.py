@@ -36,8 +36,8 @@ def train_bpe(
     were learned, special tokens at the end.
 
     Args:
-        texts: the training text, in parts of any size, such as `data.read_parts` takes from files
-            of any size. A word is not joined across parts.
+        texts: the training text, in parts of any size; `text_stream.read_parts` has those of
+            files that don't fit into memory. A word is not joined across parts.
         vocab_size: the number of tokens, all included: `len` of the tokenizer. When no pair is
             left that occurs `min_frequency` times, the vocabulary stays smaller and a UserWarning
             says so.

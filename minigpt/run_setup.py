@@ -1,13 +1,15 @@
 """From the settings of a run to its parts: tokenizer, tokens, the model's shape."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from minigpt.bpe_training import train_bpe
 from minigpt.char_tokenizer import CharTokenizer
 from minigpt.config import GPT2Config
-from minigpt.data import TokenData, split_text
+from minigpt.data import TokenData, load_text, split_text
 from minigpt.presets import TrainConfig
+from minigpt.progress import Report
 from minigpt.run_folder import RunFolder, checkpoint_step
+from minigpt.token_files import holds_tokens, read_splits
 from minigpt.tokenizer import GPT2Tokenizer, load_tokenizer
 
 FIXED_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "tokenizer", "seed")
@@ -15,19 +17,58 @@ FIXED_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "tokeniz
 
 
 def make_tokenizer(name: str, text: str) -> GPT2Tokenizer | CharTokenizer:
-    """The tokenizer that ``name`` asks for: ``char`` (the characters of ``text``), ``bpe:N``
-    (byte-level BPE with a vocabulary of N, trained on the training part of ``text`` alone), or
-    the one in the folder ``name``. ValueError for any other name.
+    """The tokenizer that ``name`` asks for, see `tokenizer_by_name`, for a text in memory."""
+    return tokenizer_by_name(name, [text], [split_text(text)[0]])
+
+
+def tokenizer_by_name(
+    name: str,
+    whole: Iterable[str],
+    training_part: Iterable[str],
+    report: Report | None = None,
+) -> GPT2Tokenizer | CharTokenizer:
+    """The tokenizer that ``name`` asks for: ``char`` (the characters of the text ``whole``),
+    ``bpe:N`` (byte-level BPE with a vocabulary of N, trained on ``training_part`` alone), or the
+    one in the folder ``name``. ValueError for any other name.
+
+    Both texts may be in parts, of which only those that are needed are taken.
     """
     if name == "char":
-        return CharTokenizer.from_text(text)
+        return CharTokenizer.from_text("".join(set().union(*whole)))
     kind, colon, size = name.partition(":")
     if kind == "bpe" and colon:
         if not size.isdecimal():
             raise ValueError(f"--tokenizer {name}: expected bpe:SIZE, such as bpe:512")
-        train_text, _ = split_text(text)
-        return train_bpe([train_text], int(size))
+        return train_bpe(training_part, int(size), report=report)
     return load_tokenizer(name)
+
+
+def read_data(
+    source: str | None, name: str, tokenizer: GPT2Tokenizer | CharTokenizer | None = None
+) -> tuple[GPT2Tokenizer | CharTokenizer, TokenData, TokenData, str]:
+    """The tokens of both splits of ``source``, a text or what `token_files.holds_tokens` knows,
+    and a line that says what was read. Without a ``tokenizer`` it is made as ``name`` says; tokens
+    need a folder's. Raises as `load_text`, `read_splits`, `TokenData` and the tokenizers do.
+    """
+    if source is None or not holds_tokens(source):
+        text = load_text(source)
+        tokenizer = tokenizer or make_tokenizer(name, text)
+        what = "the help topics that Python carries" if source is None else source
+        return tokenizer, *tokenize(text, tokenizer), f"text: {len(text):,} characters of {what}"
+    if tokenizer is None:
+        if name == "char" or name.startswith("bpe:"):
+            raise ValueError(
+                f"{source} holds tokens, not text: --tokenizer must name the folder of the "
+                f"tokenizer that made them, got {name}"
+            )
+        tokenizer = load_tokenizer(name)
+    train, validation = read_splits(source, len(tokenizer))
+    return (
+        tokenizer,
+        TokenData(train, len(tokenizer), "training split"),
+        TokenData(validation, len(tokenizer), "validation split"),
+        f"tokens: {len(train) + len(validation):,} of {source}",
+    )
 
 
 def tokenize(text: str, tokenizer: GPT2Tokenizer | CharTokenizer) -> tuple[TokenData, TokenData]:

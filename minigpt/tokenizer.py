@@ -101,6 +101,10 @@ class GPT2Tokenizer:
         """A copy of {token: id}, added tokens included."""
         return dict(self._vocabulary.id_of)
 
+    def get_added_vocab(self) -> dict[str, int]:
+        """{token: id} of the tokens that are found in a text before BPE, special ones included."""
+        return dict(sorted(self._vocabulary.added.items(), key=lambda item: item[1]))
+
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({len(self)} tokens, bos_token={self.bos_token!r}, "
