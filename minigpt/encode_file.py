@@ -44,6 +44,8 @@ def survey(source: str | os.PathLike[str]) -> Survey:
 
     Raises as `text_stream.read_blocks` does, and ValueError for a text that is empty.
     """
+    if Path(source).exists() and not (Path(source).is_file() or Path(source).is_dir()):
+        raise ValueError(f"{source}: a pipe or device can't be read twice: save the text to a file")
     characters, blank, digest = 0, True, hashlib.sha256()
     for block in read_blocks(source):
         characters += len(block)

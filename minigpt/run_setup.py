@@ -63,12 +63,15 @@ def read_data(
             )
         tokenizer = load_tokenizer(name)
     train, validation = read_splits(source, len(tokenizer))
-    return (
-        tokenizer,
-        TokenData(train, len(tokenizer), "training split"),
-        TokenData(validation, len(tokenizer), "validation split"),
-        f"tokens: {len(train) + len(validation):,} of {source}",
-    )
+    try:
+        train_data = TokenData(train, len(tokenizer), "training split")
+        validation_data = TokenData(validation, len(tokenizer), "validation split")
+    except IndexError as error:
+        raise ValueError(
+            f"{source}: {error}: these are tokens of another tokenizer, or no tokens"
+        ) from None
+    what = f"tokens: {len(train) + len(validation):,} of {source}"
+    return tokenizer, train_data, validation_data, what
 
 
 def tokenize(text: str, tokenizer: GPT2Tokenizer | CharTokenizer) -> tuple[TokenData, TokenData]:

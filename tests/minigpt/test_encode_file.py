@@ -227,7 +227,8 @@ def test_kill_and_resume(tmp_path, text, tokenizer):
     (tmp_path / "program.py").write_text(PROGRAM)
     words = [sys.executable, "program.py", "text.txt", "tokenizer", "ids.bin"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    run = subprocess.Popen(words, cwd=tmp_path, env=environment)
+    with open(tmp_path / "errors", "wb") as errors:
+        run = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=errors)
     progress = tmp_path / ".ids.bin.progress.json"
     deadline = time.monotonic() + 60
 
@@ -243,6 +244,7 @@ def test_kill_and_resume(tmp_path, text, tokenizer):
     while any(Path(f"/proc/{pid}/cmdline").exists() for pid in children):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    assert (tmp_path / "errors").read_bytes() == b""        # no traceback of theirs
     parts = text_stream.safe_parts
     with pytest.MonkeyPatch.context() as patch:     # parts as long as the program's
         patch.setattr(module, "safe_parts", parts)

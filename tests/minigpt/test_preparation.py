@@ -1,6 +1,7 @@
 """`minigpt prepare`, and training on what it made."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -84,6 +85,22 @@ def test_tokens_without_their_tokenizer(source, tmp_path, capsys):
     words = ["train", *SETTINGS, "--out", str(tmp_path / "run"), "--data", str(out)]
     assert main([*words, "--tokenizer", "char"]) == 2
     assert "holds tokens, not text: --tokenizer must name the folder" in capsys.readouterr().err
+
+
+def test_tokens_of_another_tokenizer(source, tmp_path, capsys):
+    out = prepared(source, tmp_path, "--tokenizer", "bpe:300")
+    np.full(1000, 300, "<u2").tofile(tmp_path / "x.bin")
+    words = ["train", *SETTINGS, "--out", str(tmp_path / "run"), "--data", str(tmp_path / "x.bin")]
+    assert main([*words, "--tokenizer", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "x.bin: training split: token 300 is outside the vocabulary of 300" in error
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert prepared(tmp_path / "pipe.txt", tmp_path, "--tokenizer", "char") == 2
+    assert "can't be read twice" in capsys.readouterr().err
 
 
 def test_an_earlier_result_is_kept(source, tmp_path, capsys):
