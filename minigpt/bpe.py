@@ -66,7 +66,9 @@ _STRETCHES = re.compile(
 )
 _SAFE_CUT = re.compile(f"[^{_SPACE}](?=[{_SPACE}])|[A-Za-z](?=[0-9{_OTHER}])")
 
-_BLOCK = 1 << 16            # characters; all stretches of a text at once take ten times its memory
+# Characters. All stretches of a text at once take ten times its memory, and counting those of 32 MB
+# took twice the time that it takes in blocks.
+_BLOCK = 1 << 16
 
 
 def split_pieces(text: str) -> list[str]:
@@ -134,7 +136,7 @@ def replace_surrogates(text: str) -> str:
 
 _NO_RANK = 1 << 60
 _LONG_PIECE = 64            # tokens, where the heap overtakes the plain search for the minimum
-_CACHE_ENTRIES = 1 << 17    # stretches and pieces; about 20 MB when full
+_CACHE_ENTRIES = 1 << 17    # stretches and pieces; 23 MB when full of words of 8 letters
 _CACHED_LENGTH = 64         # characters
 
 

@@ -7,7 +7,7 @@ from minigpt.char_tokenizer import CharTokenizer
 from minigpt.config import GPT2Config
 from minigpt.data import TokenData, load_text, split_text
 from minigpt.presets import TrainConfig
-from minigpt.progress import Report
+from minigpt.progress import Report, tell
 from minigpt.run_folder import RunFolder, checkpoint_step
 from minigpt.token_files import holds_tokens, read_splits
 from minigpt.tokenizer import GPT2Tokenizer, load_tokenizer
@@ -16,9 +16,11 @@ FIXED_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "tokeniz
 """What a resumed run can't change: its shape, its vocabulary, its random numbers."""
 
 
-def make_tokenizer(name: str, text: str) -> GPT2Tokenizer | CharTokenizer:
+def make_tokenizer(
+    name: str, text: str, report: Report | None = None
+) -> GPT2Tokenizer | CharTokenizer:
     """The tokenizer that ``name`` asks for, see `tokenizer_by_name`, for a text in memory."""
-    return tokenizer_by_name(name, [text], [split_text(text)[0]])
+    return tokenizer_by_name(name, [text], [split_text(text)[0]], report)
 
 
 def tokenizer_by_name(
@@ -44,17 +46,21 @@ def tokenizer_by_name(
 
 
 def read_data(
-    source: str | None, name: str, tokenizer: GPT2Tokenizer | CharTokenizer | None = None
-) -> tuple[GPT2Tokenizer | CharTokenizer, TokenData, TokenData, str]:
-    """The tokens of both splits of ``source``, a text or what `token_files.holds_tokens` knows,
-    and a line that says what was read. Without a ``tokenizer`` it is made as ``name`` says; tokens
-    need a folder's. Raises as `load_text`, `read_splits`, `TokenData` and the tokenizers do.
+    source: str | None,
+    name: str,
+    tokenizer: GPT2Tokenizer | CharTokenizer | None = None,
+    report: Report | None = None,
+) -> tuple[GPT2Tokenizer | CharTokenizer, TokenData, TokenData]:
+    """The tokens of both splits of ``source``, a text or what `token_files.holds_tokens` knows.
+    Without a ``tokenizer`` it is made as ``name`` says; tokens need a folder's. Raises as
+    `load_text`, `read_splits` and the tokenizers do; ValueError for an id outside the vocabulary.
     """
     if source is None or not holds_tokens(source):
         text = load_text(source)
-        tokenizer = tokenizer or make_tokenizer(name, text)
         what = "the help topics that Python carries" if source is None else source
-        return tokenizer, *tokenize(text, tokenizer), f"text: {len(text):,} characters of {what}"
+        tell(report, f"text: {len(text):,} characters of {what}")
+        tokenizer = tokenizer or make_tokenizer(name, text, report)
+        return tokenizer, *tokenize(text, tokenizer)
     if tokenizer is None:
         if name == "char" or name.startswith("bpe:"):
             raise ValueError(
@@ -70,8 +76,8 @@ def read_data(
         raise ValueError(
             f"{source}: {error}: these are tokens of another tokenizer, or no tokens"
         ) from None
-    what = f"tokens: {len(train) + len(validation):,} of {source}"
-    return tokenizer, train_data, validation_data, what
+    tell(report, f"tokens: {len(train) + len(validation):,} of {source}")
+    return tokenizer, train_data, validation_data
 
 
 def tokenize(text: str, tokenizer: GPT2Tokenizer | CharTokenizer) -> tuple[TokenData, TokenData]:

@@ -123,8 +123,9 @@ class Trainer:
         errors of ``read_data``, and ValueError for a text shorter than the context.
         """
         refuse_to_overwrite(RunFolder(out), overwrite)
-        tokenizer, train_data, validation_data, what = read_data(config.data, config.tokenizer)
-        tell(report, what)
+        tokenizer, train_data, validation_data = read_data(
+            config.data, config.tokenizer, report=report
+        )
         random.manual_seed(config.seed)
         model = GPT2LMHeadModel(model_config(config, tokenizer)).to(config.device)
         model.train()
@@ -156,7 +157,7 @@ class Trainer:
             raise ValueError(
                 f"step {state['step']} of this run is past max_steps={config.max_steps}: raise it"
             )
-        tokenizer, train_data, validation_data, _ = read_data(
+        tokenizer, train_data, validation_data = read_data(
             config.data, config.tokenizer, load_tokenizer(checkpoint)
         )
         for data in (train_data, validation_data):
