@@ -13,7 +13,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from minigpt.bpe import CHAR_OF_BYTE, replace_surrogates, split_chunks, split_pieces
+from minigpt.bpe import CHAR_OF_BYTE, split_pieces, stretches_in_blocks
+from minigpt.progress import Meter, Report
 from minigpt.tokenizer import GPT2Tokenizer
 from minigpt.vocabulary import pattern_of_tokens
 
@@ -27,6 +28,7 @@ def train_bpe(
     vocab_size: int,
     special_tokens: Sequence[str] = ("<|endoftext|>",),
     min_frequency: int = 2,
+    report: Report | None = None,
 ) -> GPT2Tokenizer:
     """Make a tokenizer whose tokens are the 256 bytes, the merges of most use, special tokens.
 
@@ -34,7 +36,8 @@ def train_bpe(
     were learned, special tokens at the end.
 
     Args:
-        texts: the training text, in parts of any size. A word is not joined across parts.
+        texts: the training text, in parts of any size; `text_stream.read_parts` has those of
+            files that don't fit into memory. A word is not joined across parts.
         vocab_size: the number of tokens, all included: `len` of the tokenizer. When no pair is
             left that occurs `min_frequency` times, the vocabulary stays smaller and a UserWarning
             says so.
@@ -42,6 +45,8 @@ def train_bpe(
             text that is learned from.
         min_frequency: a pair that occurs less often is not merged (2, the default, is that of
             `tokenizers.ByteLevelBPETokenizer`).
+        report: takes a line now and then on how far the merges are; on a terminal there is a bar
+            instead. None for neither.
 
     Raises ValueError for a vocabulary too small for bytes and special tokens, for texts without
     any text, and for a special token that is there twice or is a token already.
@@ -58,7 +63,7 @@ def train_bpe(
     pieces = count_pieces(texts, special_tokens)
     if not pieces:
         raise ValueError("there is no text to learn from")
-    merges = learn_merges(pieces, vocab_size - least, min_frequency)
+    merges = learn_merges(pieces, vocab_size - least, min_frequency, report)
     if len(merges) < vocab_size - least:
         warnings.warn(
             f"the text has only {len(merges)} pairs to merge that occur {min_frequency} times or "
@@ -91,21 +96,25 @@ def _check_special_tokens(special_tokens: Sequence[str]) -> None:
 def count_pieces(texts: Iterable[str], special_tokens: Sequence[str] = ()) -> Counter[str]:
     """How often each piece of the pattern occurs; special tokens end a text and don't count."""
     find_special = pattern_of_tokens(special_tokens)
-    chunks: Counter[str] = Counter()
+    stretches: Counter[str] = Counter()
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"texts must be str, got {type(text).__name__}")
-        for part in find_special.split(replace_surrogates(text))[::2]:
-            chunks.update(split_chunks(part))
-    pieces: Counter[str] = Counter()
-    for chunk, count in chunks.items():
-        for piece in split_pieces(chunk):
-            pieces[piece] += count
-    return pieces
+        for part in find_special.split(text)[::2]:
+            for block in stretches_in_blocks(part):
+                stretches.update(block)
+    for stretch in [stretch for stretch in stretches if not stretch.isascii()]:
+        count = stretches.pop(stretch)
+        for piece in split_pieces(stretch):
+            stretches[piece] += count
+    return stretches
 
 
 def learn_merges(
-    pieces: Mapping[str, int], num_merges: int, min_frequency: int = 2
+    pieces: Mapping[str, int],
+    num_merges: int,
+    min_frequency: int = 2,
+    report: Report | None = None,
 ) -> list[tuple[str, str]]:
     """The first `num_merges` merges, each a pair of tokens in the byte alphabet, or fewer.
 
@@ -119,18 +128,20 @@ def learn_merges(
     heap = [(-count, pair, text.places[pair]) for pair, count in text.counts.items()]
     heapq.heapify(heap)
     merges: list[tuple[str, str]] = []
-    while heap and len(merges) < num_merges:
-        count, pair, places = heapq.heappop(heap)
-        if -count != text.counts[pair]:         # other merges have used it up in part: wait longer
-            heapq.heappush(heap, (-text.counts[pair], pair, places))
-            continue
-        if -count < max(min_frequency, 1):
-            break
-        left, right = pair
-        merges.append((tokens[left], tokens[right]))
-        for new_pair, new_places in text.merge(pair, places, new=len(tokens)).items():
-            heapq.heappush(heap, (-text.counts[new_pair], new_pair, new_places))
-        tokens.append(tokens[left] + tokens[right])
+    with Meter("merges", num_merges, "merges", report) as meter:
+        while heap and len(merges) < num_merges:
+            count, pair, places = heapq.heappop(heap)
+            if -count != text.counts[pair]:     # other merges have used it up in part: wait longer
+                heapq.heappush(heap, (-text.counts[pair], pair, places))
+                continue
+            if -count < max(min_frequency, 1):
+                break
+            left, right = pair
+            merges.append((tokens[left], tokens[right]))
+            for new_pair, new_places in text.merge(pair, places, new=len(tokens)).items():
+                heapq.heappush(heap, (-text.counts[new_pair], new_pair, new_places))
+            tokens.append(tokens[left] + tokens[right])
+            meter.advance(1)
     return merges
 
 

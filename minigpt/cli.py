@@ -1,4 +1,4 @@
-"""The command line: `minigpt train`, `minigpt generate`, `minigpt tokenize`, `minigpt info`.
+"""The command line: `minigpt train`, `generate`, `tokenize`, `prepare`, `info`.
 
 Exit codes: 0, 2 for a user's error with one line on stderr, 130 when a signal stopped the work
 (training saves a checkpoint first).
@@ -18,10 +18,12 @@ from typing import NoReturn
 
 from minigpt import cli_tokenize
 from minigpt.heads import GPT2LMHeadModel
+from minigpt.preparation import prepare
 from minigpt.presets import PRESETS, parse_settings
 from minigpt.progress import tell
 from minigpt.run_folder import RunFolder
 from minigpt.sampling import generate_beyond_context
+from minigpt.token_files import holds_tokens
 from minigpt.tokenizer import load_tokenizer
 from minigpt.training import Trainer, TrainResult
 from tensor.blas import kernel_advice
@@ -134,6 +136,9 @@ def _changes(arguments: argparse.Namespace) -> dict[str, object]:
             if name in changes:
                 raise ValueError(f"--{name} and --set {name}=... are both given: drop one")
             changes[name] = value
+    data = changes.get("data")
+    if isinstance(data, str) and holds_tokens(data) and Path(data).is_dir():
+        changes.setdefault("tokenizer", data)  # a prepared folder has the one that made it
     return changes
 
 
@@ -197,6 +202,36 @@ def generate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+# ---- prepare ------------------------------------------------------------------------------------
+
+
+def prepare_data(arguments: argparse.Namespace) -> int:
+    """`minigpt prepare`: a text of any size becomes a folder of tokens."""
+    if arguments.resume and arguments.overwrite:
+        raise ValueError("--resume goes on and --overwrite starts anew: give one of them")
+    try:
+        about = prepare(
+            arguments.data,
+            arguments.tokenizer,
+            arguments.out,
+            val_fraction=arguments.val_fraction,
+            processes=arguments.processes,
+            resume=arguments.resume,
+            overwrite=arguments.overwrite,
+            report=None if arguments.quiet else _print_line,
+        )
+    except KeyboardInterrupt:
+        print(f"minigpt: stopped; --resume goes on with {arguments.out}", file=sys.stderr)
+        return INTERRUPTED
+    print(
+        f"{about.train_tokens:,} tokens to train on, {about.val_tokens:,} to validate, a "
+        f"vocabulary of {about.vocab_size:,}: {arguments.out}"
+    )
+    if not arguments.quiet:
+        print(f"to train on them: {shlex.join(['minigpt', 'train', '--data', arguments.out])}")
+    return 0
+
+
 # ---- info ---------------------------------------------------------------------------------------
 
 
@@ -241,6 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_tokenize.add_options(
         verbs.add_parser("tokenize", help="show the tokens of a text", allow_abbrev=False)
     )
+    _add_prepare(verbs.add_parser("prepare", help="turn text into tokens", allow_abbrev=False))
     _add_info(verbs.add_parser("info", help="list a model's parameters", allow_abbrev=False))
     return parser
 
@@ -255,7 +291,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=list(PRESETS), help="tiny unless given")
     parser.add_argument(
         "--data", metavar="PATH", type=_not_empty,
-        help="a UTF-8 text file, or a folder of them",
+        help="a UTF-8 text file, a folder of them, or tokens: of `minigpt prepare`, or a .bin file",
     )
     parser.add_argument(
         "--tokenizer", metavar="KIND", type=_not_empty,
@@ -312,6 +348,35 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="where to compute (cpu)")
     parser.add_argument("--quiet", action="store_true", help="print the new text only")
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=prepare_data)
+    parser.description = (
+        "Turn text of any size into files of tokens, which `minigpt train --data FOLDER` and "
+        "nanoGPT read without loading them: train.bin and val.bin."
+    )
+    parser.add_argument(
+        "--data", metavar="PATH", required=True, type=_not_empty,
+        help="a UTF-8 text file, or a folder of them",
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="KIND", required=True, type=_not_empty,
+        help="char, bpe:SIZE, or a folder with one",
+    )
+    parser.add_argument(
+        "--out", metavar="FOLDER", required=True, type=_not_empty, help="made if it isn't there"
+    )
+    parser.add_argument(
+        "--val-fraction", type=float, default=0.1, metavar="X",
+        help="how much of the text, at its end, is for validation (0.1)",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="how many encode at a time (1)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in --out")
+    parser.add_argument("--quiet", action="store_true", help="print only the results")
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:

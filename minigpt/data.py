@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst")
-"""What counts as a text file in a folder. A single file may have any suffix."""
+from minigpt.text_stream import read_blocks
 
 TRAINING_STREAM, VALIDATION_STREAM = 1, 2
 """Which of a seed's random streams batches come from; 0 is the one of `tensor.random` (dropout)."""
@@ -27,55 +26,18 @@ TRAINING_STREAM, VALIDATION_STREAM = 1, 2
 def load_text(source: str | os.PathLike[str] | None = None) -> str:
     """Return the text of a UTF-8 file, or of all text files below a folder, joined by blank lines.
 
-    Files of a folder are those that end in ``TEXT_SUFFIXES``, in the order of their paths; what
-    starts with a dot is left out. A byte order mark is dropped and Windows line ends become
-    newlines. Without a source the text is English prose that CPython carries: the topics of its
-    help system, or, where a build leaves them out, the docstrings of the standard library.
+    Which files those are, and what is changed in them, is told at `text_stream.read_blocks`.
+    Without a source the text is English prose that CPython carries: the topics of its help system,
+    or, where a build leaves them out, the docstrings of the standard library.
 
-    Raises:
-        FileNotFoundError: no such path, or no text file in the folder.
-        ValueError: not UTF-8 (with the byte offset), binary, or empty.
+    Raises FileNotFoundError or ValueError as `read_blocks` does, ValueError for an empty text.
     """
     if source is None:
         return _python_help_topics() or _standard_library_docstrings()
-    path = Path(source)
-    if path.is_dir():
-        files = _text_files(path)
-        if not files:
-            kinds = " ".join(TEXT_SUFFIXES)
-            raise FileNotFoundError(f"{path}: no text file in this folder (looked for {kinds})")
-        text = "\n\n".join(_read_text(file) for file in files)
-    elif path.exists():
-        text = _read_text(path)
-    else:
-        raise FileNotFoundError(f"{path}: no such file or folder")
+    text = "".join(read_blocks(source))
     if not text.strip():
-        raise ValueError(f"{path}: the text is empty: training needs some to learn from")
+        raise ValueError(f"{source}: the text is empty: training needs some to learn from")
     return text
-
-
-def _text_files(folder: Path) -> list[Path]:
-    files = []
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in TEXT_SUFFIXES and path.is_file() and not hidden:
-            files.append(path)
-    return sorted(files, key=lambda path: path.relative_to(folder).parts)
-
-
-def _read_text(path: Path) -> str:
-    raw = path.read_bytes()
-    nul = raw.find(b"\0")
-    if nul >= 0:
-        raise ValueError(f"{path}: a binary file (NUL at byte {nul}): training needs UTF-8 text")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: not UTF-8 text: {error.reason} at byte {error.start} "
-            f"(0x{raw[error.start]:02x}): convert the file to UTF-8"
-        ) from None
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
 def _python_help_topics() -> str:
@@ -112,7 +74,9 @@ class TokenData:
     def __init__(self, ids: Sequence[int] | np.ndarray, vocab_size: int, name: str = "data"):
         """Hold ``ids`` (N,), each in ``[0, vocab_size)``, as uint16 where they fit, else uint32.
 
-        ``name`` is what error messages call this split. IndexError for an id outside.
+        Ids in one of these types are not copied, so that a file mapped into memory (np.memmap) may
+        be larger than it. ``name`` is what error messages call this split. IndexError for an id
+        outside.
         """
         ids = np.asarray(ids)
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
@@ -122,15 +86,23 @@ class TokenData:
         if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
             worst = ids.min() if ids.min() < 0 else ids.max()
             raise IndexError(f"{name}: token {worst} is outside the vocabulary of {vocab_size}")
-        self.ids = ids.astype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+        if ids.dtype not in (np.uint16, np.uint32):
+            ids = ids.astype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+        self.ids = ids
         self.name = name
+        self._fingerprint = ""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def fingerprint(self) -> str:
         """The sha256 of the ids, by which a resumed run knows its data again."""
-        return hashlib.sha256(self.ids.astype("<u4").tobytes()).hexdigest()
+        if not self._fingerprint:
+            digest = hashlib.sha256()
+            for start in range(0, len(self), 2**20):
+                digest.update(self.ids[start : start + 2**20].astype("<u4").tobytes())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
 
     def require_window(self, block_size: int) -> None:
         """Raise ValueError unless at least one window of ``block_size`` and its targets fits."""

@@ -24,7 +24,7 @@ class TrainConfig:
     block_size: int = 64  # the context, in tokens
     dropout: float = 0.0
     # The text, and what cuts it into tokens.
-    data: str | None = None  # a file, a folder, or None for the prose that Python carries
+    data: str | None = None  # text or tokens: a file, a folder; None for Python's own prose
     tokenizer: str = "bpe:512"  # "byte", "char", "bpe:SIZE", or a folder with a tokenizer
     # Optimisation.
     max_steps: int = 600

@@ -32,13 +32,7 @@ class Progress:
         self.report = report
         self.max_steps = max_steps
         self._first_step, self._started = step, time.monotonic()
-        self._bar: tqdm | None = None
-        if report is not None and sys.stderr.isatty():
-            # tqdm shows nothing on a terminal that gives its size as 0 x 0; this gives 80 x 24.
-            size = shutil.get_terminal_size()
-            self._bar = tqdm(
-                total=max_steps, initial=step, unit="step", ncols=size.columns, nrows=size.lines
-            )
+        self._bar = _open_bar(report, total=max_steps, initial=step, unit="step")
 
     def step(self, loss: float, tokens_per_second: float) -> None:
         """Count one step."""
@@ -75,6 +69,49 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class Meter:
+    """How far long work is, counted in ``unit``: a tqdm bar where stderr is a terminal, elsewhere a
+    line through ``report`` every ten seconds, nothing without a ``report``. A context manager.
+    """
+
+    def __init__(
+        self, what: str, total: int, unit: str, report: Report | None, scaled: bool = False
+    ):
+        """Begin at 0 of ``total``; ``scaled`` shows 12.3M instead of 12345678 in the bar."""
+        self.report = report
+        self._what, self._total, self._unit = what, total, unit
+        self._done, self._told = 0, time.monotonic()
+        self._bar = _open_bar(report, total=total, desc=what, unit=unit, unit_scale=scaled)
+
+    def advance(self, amount: int) -> None:
+        """Count ``amount`` more."""
+        self._done += amount
+        if self._bar is not None:
+            self._bar.update(amount)
+        elif time.monotonic() - self._told >= 10:
+            self._told = time.monotonic()
+            share = self._done / max(self._total, 1)
+            tell(
+                self.report,
+                f"{self._what}: {self._done:,} of {self._total:,} {self._unit} ({share:.0%})",
+            )
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _open_bar(report: Report | None, **options: Any) -> tqdm | None:
+    if report is None or not sys.stderr.isatty():
+        return None
+    # tqdm shows nothing on a terminal that gives its size as 0 x 0; this gives 80 x 24.
+    size = shutil.get_terminal_size()
+    return tqdm(ncols=size.columns, nrows=size.lines, **options)
 
 
 class StopOnSignal:

@@ -1,35 +1,50 @@
 """From the settings of a run to its parts: tokenizer, tokens, the model's shape."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from minigpt.bpe import CHAR_OF_BYTE
 from minigpt.bpe_training import train_bpe
 from minigpt.char_tokenizer import CharTokenizer
 from minigpt.config import GPT2Config
-from minigpt.data import TokenData, split_text
+from minigpt.data import TokenData, load_text, split_text
 from minigpt.presets import TrainConfig
+from minigpt.progress import Report, tell
 from minigpt.run_folder import RunFolder, checkpoint_step
+from minigpt.token_files import holds_tokens, read_splits
 from minigpt.tokenizer import GPT2Tokenizer, load_tokenizer
 
 FIXED_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "tokenizer", "seed")
 """What a resumed run can't change: its shape, its vocabulary, its random numbers."""
 
 
-def make_tokenizer(name: str, text: str) -> GPT2Tokenizer | CharTokenizer:
+def make_tokenizer(
+    name: str, text: str, report: Report | None = None
+) -> GPT2Tokenizer | CharTokenizer:
+    """The tokenizer that ``name`` asks for, see `tokenizer_by_name`, for a text in memory."""
+    return tokenizer_by_name(name, [text], [split_text(text)[0]], report)
+
+
+def tokenizer_by_name(
+    name: str,
+    whole: Iterable[str],
+    training_part: Iterable[str],
+    report: Report | None = None,
+) -> GPT2Tokenizer | CharTokenizer:
     """The tokenizer that ``name`` asks for: ``byte`` (the 256 bytes), ``char`` (the characters of
-    ``text``), ``bpe:N`` (byte-level BPE with a vocabulary of N, trained on the training part of
-    ``text`` alone), or the one in the folder ``name``. ValueError for any other name.
+    the text ``whole``), ``bpe:N`` (byte-level BPE with a vocabulary of N, trained on
+    ``training_part`` alone), or the one in the folder ``name``. ValueError for any other name.
+
+    Both texts may be in parts, of which only those that are needed are taken.
     """
     if name == "byte":
         return byte_tokenizer()
     if name == "char":
-        return CharTokenizer.from_text(text)
+        return CharTokenizer.from_text("".join(set().union(*whole)))
     kind, colon, size = name.partition(":")
     if kind == "bpe" and colon:
         if not size.isdecimal():
             raise ValueError(f"--tokenizer {name}: expected bpe:SIZE, such as bpe:512")
-        train_text, _ = split_text(text)
-        return train_bpe([train_text], int(size))
+        return train_bpe(training_part, int(size), report=report)
     return load_tokenizer(name)
 
 
@@ -37,6 +52,41 @@ def byte_tokenizer() -> GPT2Tokenizer:
     """Byte-level BPE before its first merge: a token is a byte, or "<|endoftext|>"."""
     tokens = [*CHAR_OF_BYTE.values(), "<|endoftext|>"]
     return GPT2Tokenizer({token: token_id for token_id, token in enumerate(tokens)}, [])
+
+
+def read_data(
+    source: str | None,
+    name: str,
+    tokenizer: GPT2Tokenizer | CharTokenizer | None = None,
+    report: Report | None = None,
+) -> tuple[GPT2Tokenizer | CharTokenizer, TokenData, TokenData]:
+    """The tokens of both splits of ``source``, a text or what `token_files.holds_tokens` knows.
+    Without a ``tokenizer`` it is made as ``name`` says; tokens need a folder's. Raises as
+    `load_text`, `read_splits` and the tokenizers do; ValueError for an id outside the vocabulary.
+    """
+    if source is None or not holds_tokens(source):
+        text = load_text(source)
+        what = "the help topics that Python carries" if source is None else source
+        tell(report, f"text: {len(text):,} characters of {what}")
+        tokenizer = tokenizer or make_tokenizer(name, text, report)
+        return tokenizer, *tokenize(text, tokenizer)
+    if tokenizer is None:
+        if name in ("byte", "char") or name.startswith("bpe:"):
+            raise ValueError(
+                f"{source} holds tokens, not text: --tokenizer must name the folder of the "
+                f"tokenizer that made them, got {name}"
+            )
+        tokenizer = load_tokenizer(name)
+    train, validation = read_splits(source, len(tokenizer))
+    try:
+        train_data = TokenData(train, len(tokenizer), "training split")
+        validation_data = TokenData(validation, len(tokenizer), "validation split")
+    except IndexError as error:
+        raise ValueError(
+            f"{source}: {error}: these are tokens of another tokenizer, or no tokens"
+        ) from None
+    tell(report, f"tokens: {len(train) + len(validation):,} of {source}")
+    return tokenizer, train_data, validation_data
 
 
 def tokenize(text: str, tokenizer: GPT2Tokenizer | CharTokenizer) -> tuple[TokenData, TokenData]:

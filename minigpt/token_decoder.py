@@ -74,7 +74,9 @@ class TokenDecoder(SpecialTokens):
 
     def decode_bytes(self, ids: TokenIds, skip_special_tokens: bool = False) -> bytes:
         """The bytes of some ids, which needn't be whole characters. Raises as `decode` does."""
-        return self._vocabulary.join_bytes(self._ids(ids, skip_special_tokens))
+        if skip_special_tokens:
+            ids = self._ids(ids, skip_special_tokens)
+        return self._vocabulary.join_bytes(ids)
 
     def batch_decode(
         self, sequences: Iterable[TokenIds], skip_special_tokens: bool = False, **options: bool

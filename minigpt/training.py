@@ -14,7 +14,7 @@ import numpy as np
 
 from minigpt.char_tokenizer import CharTokenizer
 from minigpt.checkpoints.safetensors_file import read_safetensors, write_safetensors
-from minigpt.data import TokenData, load_text
+from minigpt.data import TokenData
 from minigpt.evaluation import sampled_loss, split_loss, window_loss
 from minigpt.files import FolderLock, atomic_write, remove_leftovers
 from minigpt.heads import GPT2LMHeadModel
@@ -22,13 +22,7 @@ from minigpt.plots import plot_run
 from minigpt.presets import TrainConfig
 from minigpt.progress import Progress, Report, StopOnSignal, tell
 from minigpt.run_folder import RunFolder, RunLog, read_state
-from minigpt.run_setup import (
-    make_tokenizer,
-    model_config,
-    refuse_to_overwrite,
-    resumed_config,
-    tokenize,
-)
+from minigpt.run_setup import model_config, read_data, refuse_to_overwrite, resumed_config
 from minigpt.sampling import generate_beyond_context
 from minigpt.tokenizer import GPT2Tokenizer, load_tokenizer
 from tensor import optim, random
@@ -123,18 +117,15 @@ class Trainer:
         report: Report | None = print,
         overwrite: bool = False,
     ) -> "Trainer":
-        """A new run: read the text, make the tokenizer and a model with fresh weights.
+        """A new run: read the data, make the tokenizer and a model with fresh weights.
 
         FileExistsError if ``out`` holds a run or a model and ``overwrite`` is not set. Else the
-        errors of ``load_text`` and of the tokenizers, and ValueError for a text shorter than the
-        context.
+        errors of ``read_data``, and ValueError for a text shorter than the context.
         """
         refuse_to_overwrite(RunFolder(out), overwrite)
-        text = load_text(config.data)
-        source = "the help topics that Python carries" if config.data is None else config.data
-        tell(report, f"text: {len(text):,} characters of {source}")
-        tokenizer = make_tokenizer(config.tokenizer, text)
-        train_data, validation_data = tokenize(text, tokenizer)
+        tokenizer, train_data, validation_data = read_data(
+            config.data, config.tokenizer, report=report
+        )
         random.manual_seed(config.seed)
         model = GPT2LMHeadModel(model_config(config, tokenizer)).to(config.device)
         model.train()
@@ -166,8 +157,9 @@ class Trainer:
             raise ValueError(
                 f"step {state['step']} of this run is past max_steps={config.max_steps}: raise it"
             )
-        tokenizer = load_tokenizer(checkpoint)
-        train_data, validation_data = tokenize(load_text(config.data), tokenizer)
+        tokenizer, train_data, validation_data = read_data(
+            config.data, config.tokenizer, load_tokenizer(checkpoint)
+        )
         for data in (train_data, validation_data):
             if data.fingerprint() != state["data"][data.name]:
                 raise ValueError(

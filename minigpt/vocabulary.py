@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from minigpt.bpe import chars_to_bytes
+from minigpt.decoding import TokenIds, as_id_list
 
 
 class Vocabulary:
@@ -25,10 +26,12 @@ class Vocabulary:
             _check(token)
         self.id_of = self.base | self.added
         self.token_of = _invert(self.base, self.added)
-        self._bytes_of = {
-            token_id: token.encode() if token in self.added else _bytes(token, token_id)
-            for token_id, token in self.token_of.items()
-        }
+        self._text_of: list[str | None] = []
+        for token_id in range(len(self.token_of)):
+            token = self.token_of[token_id]
+            data = token.encode() if token in self.added else _bytes(token, token_id)
+            self._text_of.append(data.decode("latin-1"))
+        self._end_of_texts()
         self._find_added: re.Pattern[str] | None = None     # made when first needed
 
     def __len__(self) -> int:
@@ -41,7 +44,9 @@ class Vocabulary:
         token_id = self.id_of.setdefault(token, len(self.id_of))
         self.added[token] = token_id
         self.token_of[token_id] = token
-        self._bytes_of[token_id] = token.encode()
+        del self._text_of[len(self.id_of) - new :]
+        self._text_of[token_id : token_id + 1] = [token.encode().decode("latin-1")]
+        self._end_of_texts()
         self._find_added = None
         return new
 
@@ -58,12 +63,22 @@ class Vocabulary:
         except KeyError as error:
             raise self._unknown(error.args[0]) from None
 
-    def join_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of all ids, joined. ValueError for an unknown id."""
+    def join_bytes(self, ids: TokenIds) -> bytes:
+        """The bytes of all ids, joined. ValueError for an unknown id, TypeError for what is no id.
+        """
+        if not isinstance(ids, list):
+            ids = as_id_list(ids)
         try:
-            return b"".join(map(self._bytes_of.__getitem__, ids))
-        except KeyError as error:
-            raise self._unknown(error.args[0]) from None
+            # As text of one character a byte, because `bytes.join` sets up a buffer for each part:
+            # that takes twice the time. Nor is any id looked at here: a wrong one finds no text.
+            return "".join(map(self._text_of.__getitem__, ids)).encode("latin-1")  # type: ignore
+        except (IndexError, TypeError):
+            self.tokens(as_id_list(ids))    # says which id it was
+            raise
+
+    def _end_of_texts(self) -> None:
+        """Let negative ids, which count from the end of the list, find None instead of a token."""
+        self._text_of += [None] * len(self._text_of)
 
     def _unknown(self, token_id: int) -> ValueError:
         return ValueError(f"the id {token_id} is not in this vocabulary of {len(self)} tokens")

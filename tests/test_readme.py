@@ -66,8 +66,18 @@ def test_training_on_ones_own_text(tmp_path, monkeypatch, capsys):
     assert "runs/mine" in capsys.readouterr().out
 
 
+def test_preparing_tokens_and_training_on_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("my-text.txt").write_text(load_text(None)[:20_000], encoding="utf-8")
+    prepare, train = SHELL[3].splitlines()
+    run_minigpt(prepare)
+    assert "minigpt train --data tokens" in capsys.readouterr().out
+    run_minigpt(train, "--set", "n_embd=16", "--set", "n_layer=1")
+    assert "runs/of-tokens" in capsys.readouterr().out
+
+
 def test_there_is_no_other_shell_block():
-    assert len(SHELL) == 3
+    assert len(SHELL) == 4
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))

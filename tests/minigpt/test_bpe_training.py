@@ -155,3 +155,11 @@ def test_surrogates_are_replaced():
 def test_bad_input(arguments, error, message):
     with pytest.raises(error, match=message):
         train_bpe(*arguments)
+
+
+def test_progress_is_told_where_there_is_no_terminal(monkeypatch):
+    clock = iter(range(0, 100_000, 4))          # seconds
+    monkeypatch.setattr("minigpt.progress.time.monotonic", lambda: next(clock))
+    lines = []
+    train_bpe(["the cat, the cat"], 260, report=lines.append)
+    assert lines == ["merges: 3 of 3 merges (100%)"]

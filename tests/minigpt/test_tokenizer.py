@@ -1,5 +1,6 @@
 """GPT2Tokenizer: ids, text, batches, files. Peers are compared in test_tokenizer_reference.py."""
 
+import itertools
 import json
 import os
 import pickle
@@ -109,7 +110,33 @@ def test_pieces_are_those_of_the_published_pattern(text):
     expected = PUBLISHED.findall(text)
     assert bpe.split_pieces(text) == expected
     assert "".join(expected) == text
-    assert [p for chunk in bpe.split_chunks(text) for p in bpe.split_pieces(chunk)] == expected
+    stretches = bpe.split_stretches(text)
+    assert all(len(bpe.split_pieces(s)) == 1 for s in stretches if s.isascii())
+    assert [p for stretch in stretches for p in bpe.split_pieces(stretch)] == expected
+
+
+@given(any_text, st.data())
+def test_a_text_may_be_cut_where_safe_cut_says(text, data):
+    start = data.draw(st.integers(0, len(text)))
+    end = bpe.safe_cut(text, start)
+    assert start <= end <= len(text)
+    assert bpe.split_pieces(text[:end]) + bpe.split_pieces(text[end:]) == bpe.split_pieces(text)
+
+
+def test_where_a_text_may_be_cut():
+    text = "It's naïve—or\u3000 not:x1é2"
+    places = {bpe.safe_cut(text, start) for start in range(1, len(text) + 1)}
+    assert [text[a:b] for a, b in itertools.pairwise([0, *sorted(places)])] == [
+        "It", "'s", " naïve—or", "\u3000 not", ":x", "1é2"]
+
+
+@pytest.mark.parametrize("block", [1, 2, 7])
+@given(text=any_text)
+def test_blocks_change_nothing(tokenizer, block, text):
+    whole = tokenizer.encode(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpe, "_BLOCK", block)
+        assert tokenizer.encode(text) == whole
 
 
 @pytest.mark.parametrize(

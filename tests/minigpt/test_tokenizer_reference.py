@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from minigpt.bpe import chars_to_bytes
 from minigpt.bpe_training import count_pieces, learn_merges, train_bpe
+from minigpt.data import split_text
+from minigpt.preparation import prepare
 from minigpt.tokenizer import GPT2Tokenizer, load_tokenizer
 
 pytestmark = pytest.mark.reference
@@ -248,7 +250,7 @@ def test_files_have_the_bytes_that_transformers_writes(transformers, ours, tmp_p
 # ---- training -----------------------------------------------------------------------------------
 
 
-def train_with_tokenizers(text: str, vocab_size: int, min_frequency: int):
+def train_with_tokenizers(texts: list[str], vocab_size: int, min_frequency: int):
     tokenizers = pytest.importorskip("tokenizers")
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -256,7 +258,7 @@ def train_with_tokenizers(text: str, vocab_size: int, min_frequency: int):
         vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=[EOT],
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
     )
-    tokenizer.train_from_iterator([text], trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
@@ -273,13 +275,13 @@ def train_with_tokenizers(text: str, vocab_size: int, min_frequency: int):
 def test_merges_equal_tokenizers(corpora, name, vocab_size, min_frequency):
     text = corpora[name]
     mine = learn_merges(count_pieces([text]), vocab_size - 257, min_frequency)
-    assert mine == train_with_tokenizers(text, vocab_size, min_frequency)
+    assert mine == train_with_tokenizers([text], vocab_size, min_frequency)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.text("ab ", max_size=300) | st.text("the \n", max_size=300) | text_without_surrogates)
 def test_merges_of_any_text_equal_tokenizers(text):
-    assert learn_merges(count_pieces([text]), 80, 2) == train_with_tokenizers(text, 257 + 80, 2)
+    assert learn_merges(count_pieces([text]), 80, 2) == train_with_tokenizers([text], 257 + 80, 2)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
@@ -306,3 +308,40 @@ def test_trained_tokenizer_has_the_same_ids_in_transformers(trained, corpora):
     assert mine.encode(text) == slow.encode(text) == fast.encode(text)
     assert len(mine) == len(slow) == len(fast) == 1024
     assert mine.eos_token_id == slow.eos_token_id == fast.eos_token_id == 1023
+
+
+# ---- large texts --------------------------------------------------------------------------------
+
+
+def library_text(size: int) -> str:
+    """Python's own library, its packages included; `size` bytes of it."""
+    paths = sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py"))
+    sources = (p.read_text("utf-8", errors="replace") for p in paths
+               if "site-packages" not in p.parts)
+    return "\n".join(sources).encode()[:size].decode(errors="ignore")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", [False, True])
+def test_merges_of_32_megabytes_equal_tokenizers(lines):
+    """All 32,511 of a vocabulary of 32,768, from one text and from the same text line by line.
+
+    The two differ, from the fourth merge on: white space is not joined across texts.
+    """
+    text = library_text(32_000_000)
+    texts = text.splitlines(keepends=True) if lines else [text]
+    mine = learn_merges(count_pieces(texts), 32_768 - 257, 2)
+    assert len(mine) == 32_511
+    assert mine == train_with_tokenizers(texts, 32_768, 2)
+
+
+def test_prepared_tokens_equal_tiktoken(tiktoken_gpt2, corpora, tmp_path):
+    """Files as `minigpt prepare` writes them, in parts by two processes."""
+    for name, text in corpora.items():
+        (tmp_path / "text.txt").write_bytes(text.encode())
+        out = tmp_path / name
+        prepare(tmp_path / "text.txt", str(data_folder() / "gpt2"), out, processes=2, report=None)
+        text = text.replace("\r\n", "\n").removeprefix("\ufeff")
+        for file, part in zip(("train.bin", "val.bin"), split_text(text)):
+            ids = np.fromfile(out / file, "<u2").tolist()
+            assert ids == tiktoken_gpt2.encode(part, allowed_special={EOT}), (name, file)
