@@ -80,3 +80,12 @@ def test_every_option_of_generate_is_on_the_page():
     for field in dataclasses.fields(minigpt.GenerationConfig):
         known = f"`{field.name}`" in listed or field.name.startswith("output_")
         assert known or field.name in ("from_model_config", "extra"), field.name
+
+
+def test_the_profile_on_the_page_about_speed(capsys):
+    page = (Path(__file__).parent.parent / "docs" / "speed.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(example, {})
+    printed = capsys.readouterr().out
+    for line in ("operation", "Linear.backward", "Attention", "together"):
+        assert re.search(f"^{line} ", printed, re.M)

@@ -116,14 +116,18 @@ def draw(results: list[dict], path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, result in zip(figure.subplots(1, len(results)), results):
         sizes, times, counts = result["sizes"], result["ms"], result["operations"]
-        kind = "bytes" if "decode" in result["sweep"] else "operations"
+        decode = "decode" in result["sweep"]
+        kind = "bytes" if decode else "operations"
         axes.plot(sizes, times, "o-", color="#0072b2",
                   label=f"measured, slope {result['slope']:.2f}")  # fmt: skip
         axes.plot(sizes, [c * times[-1] / counts[-1] for c in counts], "--", color="#d55e00",
                   label=f"{kind}, slope {result['counted_slope']:.2f}")  # fmt: skip
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_ylim(min(times) / 3, max(times) * 1.8)
+        if decode:
+            axes.set_ylim(0, max(times) * 1.2)
+        else:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xticks(sizes, [str(s) for s in sizes])
         axes.set_title(result["sweep"], fontsize=10)
         axes.set_ylabel("ms")
