@@ -24,17 +24,22 @@ from tests.bench.worker import THREADS
 ROOT = Path(__file__).parents[2]
 
 
-def run_once(library: str, case: Case) -> dict[str, float]:
-    """Seconds a step and peak memory of a case in one library, in a process of its own."""
+def run_worker(library: str, case: Case, *options: str) -> str:
+    """What a process of its own prints of a case in one library."""
     threads = {f"{name}_NUM_THREADS": str(THREADS) for name in ("OPENBLAS", "OMP", "MKL")}
     environment = {**os.environ, **threads, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.worker", library, case.name],
+        [sys.executable, "-m", "tests.bench.worker", library, case.name, *options],
         env=environment, cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{library}, {case.name}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout
+
+
+def run_once(library: str, case: Case) -> dict[str, float]:
+    """Seconds a step and peak memory of a case in one library."""
+    return json.loads(run_worker(library, case).splitlines()[-1])
 
 
 def measure(case: Case, rounds: int) -> dict[str, object]:
@@ -98,11 +103,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each case (3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write a picture, PNG or SVG")
+    parser.add_argument("--profile", action="store_true", help="print our operations' costs only")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.cases if not any(name in full for full in names)]
     if unknown:
         parser.error(f"no case contains {unknown[0]!r}; there are {', '.join(names)}")
     chosen = [c for c in CASES if not arguments.cases or any(n in c.name for n in arguments.cases)]
+    if arguments.profile:
+        for case in chosen:
+            print(f"{case.name}\n{run_worker('ours', case, '--profile')}", flush=True)
+        return
     print(f"{platform.processor() or platform.machine()}, {THREADS} threads\n{HEAD}", flush=True)
     results = []
     for case in chosen:

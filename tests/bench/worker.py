@@ -1,6 +1,8 @@
 """One process of the bench: times a case in one library and prints a line of JSON.
 
     python -m tests.bench.worker ours "decode 124M B=1"
+
+With `--profile` behind that it prints instead what each operation of one step of ours costs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ THREADS = 2
 
 def main() -> None:
     """Make the step, run it once untimed, then `repeats` times."""
-    library, name = sys.argv[1:]
+    library, name = sys.argv[1:3]
     case = case_named(name)
     if library == "theirs":
         import torch
@@ -27,6 +29,13 @@ def main() -> None:
         torch.set_num_threads(THREADS)
     step = getattr(ours if library == "ours" else theirs, case.kind)(case)
     step()
+    if sys.argv[3:] == ["--profile"]:
+        import tensor
+
+        with tensor.profile() as profile:
+            step()
+        print(profile)
+        return
     times = []
     for _ in range(case.repeats):
         start = time.perf_counter()
