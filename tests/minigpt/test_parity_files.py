@@ -226,8 +226,9 @@ def test_new_models_start_as_transformers_models_do():
 
 
 def test_the_golden_files_are_what_their_scripts_make(tmp_path):
-    for script in sorted(GOLDEN.glob("make_*.py")):
-        subprocess.run([sys.executable, script, "--out", tmp_path], check=True, timeout=300)
+    for name in ("make_golden.py", "make_golden_heads.py"):  # the others' tests stand elsewhere
+        script = [sys.executable, GOLDEN / name, "--out", tmp_path]
+        subprocess.run(script, check=True, timeout=300)
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.safetensors"))
     kept = sorted(path.relative_to(GOLDEN) for path in GOLDEN.rglob("*.safetensors"))
     assert made == kept
