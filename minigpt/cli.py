@@ -362,7 +362,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tokenizer", metavar="KIND", required=True, type=_not_empty,
-        help="char, bpe:SIZE, or a folder with one",
+        help="byte, char, bpe:SIZE, or a folder with one",
     )
     parser.add_argument(
         "--out", metavar="FOLDER", required=True, type=_not_empty, help="made if it isn't there"
