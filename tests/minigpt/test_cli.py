@@ -322,7 +322,12 @@ class TestProcess:
         )
 
     def test_a_signal_before_training_is_one_line(self):
-        process = command("train", "--tokenizer", "bpe:20000", "--out", "run")
+        # Random letters make for a tokenizer that takes far longer than any wait for a turn.
+        letters = np.random.default_rng(0).integers(ord("a"), ord("z"), 4_000_000, dtype=np.uint8)
+        Path("letters.txt").write_bytes(np.where(letters == ord("q"), ord(" "), letters).tobytes())
+        process = command(
+            "train", "--data", "letters.txt", "--tokenizer", "bpe:60000", "--out", "run"
+        )
         assert process.stdout.readline().startswith("text: ")  # now it makes the tokenizer
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
