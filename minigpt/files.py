@@ -5,7 +5,8 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -159,6 +160,33 @@ class FolderLock:
         if self._file is not None:
             self._file.close()      # which gives the lock back
             self._file = None
+
+
+@contextmanager
+def wait_for_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the operating system's lock on the file `path`, which is made if need be; while another
+    process holds it, call `waiting` once and wait. The file stays.
+    """
+    told = False
+    while True:
+        with open(path, "a+b", buffering=0) as file:
+            if _lock_of(path, file):
+                yield
+                return
+        if not told:
+            waiting()
+            told = True
+        time.sleep(0.1)
+
+
+def _lock_of(path: Path, file: IO[bytes]) -> bool:
+    """Try to lock an open file; whether that worked and it is still the one that `path` names."""
+    try:
+        _lock(file)
+        # Its last holder may have removed it meanwhile: the next comer would lock a new one.
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, PermissionError, FileNotFoundError):
+        return False
 
 
 def _lock(file: IO[bytes]) -> None:

@@ -77,13 +77,16 @@ class Meter:
     """
 
     def __init__(
-        self, what: str, total: int, unit: str, report: Report | None, scaled: bool = False
+        self, what: str, total: int, unit: str, report: Report | None, scaled: bool = False,
+        done: int = 0,
     ):
-        """Begin at 0 of ``total``; ``scaled`` shows 12.3M instead of 12345678 in the bar."""
+        """Begin at ``done`` of ``total``; ``scaled`` shows 12.3M instead of 12345678 in the bar."""
         self.report = report
         self._what, self._total, self._unit = what, total, unit
-        self._done, self._told = 0, time.monotonic()
-        self._bar = _open_bar(report, total=total, desc=what, unit=unit, unit_scale=scaled)
+        self._done, self._told = done, time.monotonic()
+        self._bar = _open_bar(
+            report, total=total, initial=done, desc=what, unit=unit, unit_scale=scaled
+        )
 
     def advance(self, amount: int) -> None:
         """Count ``amount`` more."""
