@@ -1,4 +1,4 @@
-"""The command line: `minigpt train`, `generate`, `tokenize`, `prepare`, `info`.
+"""The command line: `minigpt train`, `generate`, `tokenize`, `prepare`, `download`, `info`.
 
 Exit codes: 0, 2 for a user's error with one line on stderr, 130 when a signal stopped the work
 (training saves a checkpoint first).
@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
-from minigpt import cli_tokenize
+from minigpt import cli_download, cli_tokenize
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.preparation import prepare
 from minigpt.presets import PRESETS, parse_settings
@@ -277,6 +277,9 @@ def _parser() -> argparse.ArgumentParser:
         verbs.add_parser("tokenize", help="show the tokens of a text", allow_abbrev=False)
     )
     _add_prepare(verbs.add_parser("prepare", help="turn text into tokens", allow_abbrev=False))
+    cli_download.add_options(
+        verbs.add_parser("download", help="fetch a model from the Hub", allow_abbrev=False)
+    )
     _add_info(verbs.add_parser("info", help="list a model's parameters", allow_abbrev=False))
     return parser
 
