@@ -185,7 +185,7 @@ def test_what_is_no_text(tmp_path, capsys, content, message):
         (["--processes", "0"], "processes=0"),
         (["--resume", "--overwrite"], "give one of them"),
         (["--tokenizer", "bpe:many"], "expected bpe:SIZE"),
-        (["--tokenizer", "bpe:10"], "10"),
+        (["--tokenizer", "bpe:10"], "vocab_size=10 is too small"),
         (["--tokenizer", "nowhere"], "no tokenizer in nowhere"),
     ],
 )
