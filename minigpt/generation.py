@@ -271,6 +271,8 @@ def _prompt(
             )
         input_ids = [[bos]]
     ids = model.integers("input_ids", input_ids).numpy().astype(np.int64)
+    if ids.ndim == 1 and len(ids) > 0:
+        raise ValueError(f"input_ids {ids.shape} must be (B, T): a single prompt is a row, [ids]")
     if ids.ndim != 2 or 0 in ids.shape:
         raise ValueError(
             f"input_ids {ids.shape} must be (B, T) with at least one token: a prompt can't be empty"

@@ -303,13 +303,20 @@ class GPT2DoubleHeadsModel(LanguageModel):
 
 def _kept_positions(hidden: Tensor, keep: Any) -> Tensor:
     """The positions (..., kept, C) of the hidden states (..., T, C) whose logits are wanted."""
-    if isinstance(keep, (int, np.integer)):
+    T = hidden.shape[-2]
+    if isinstance(keep, (int, np.integer)) and not isinstance(keep, bool):
         if keep < 0:
             raise ValueError(f"logits_to_keep = {keep}: a number of last positions, or 0 for all")
-        return hidden[..., -int(keep) :, :] if 0 < keep < hidden.shape[-2] else hidden
+        return hidden[..., -int(keep) :, :] if 0 < keep < T else hidden
     index = as_array("logits_to_keep", keep)
     if index.ndim != 1 or index.dtype.kind not in "iu":
         raise ValueError(
-            f"logits_to_keep of shape {index.shape}: one integer, or positions in one dimension"
+            f"logits_to_keep of shape {index.shape}, {index.dtype}: one integer, or positions as "
+            "integers in one dimension"
+        )
+    if index.size and not -T <= index.min() <= index.max() < T:
+        raise IndexError(
+            f"logits_to_keep from {index.min()} to {index.max()} are not all in {-T} … {T - 1}, "
+            "the positions of the input, or from its end"
         )
     return hidden[..., index, :]

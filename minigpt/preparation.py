@@ -131,12 +131,17 @@ def _make_tokenizer(
     if saved:
         return load_tokenizer(out)
     _write_plan(plan_file, {**asked, "saved": False})
-    tokenizer = tokenizer_by_name(
-        str(asked["tokenizer"]),
-        read_blocks(source),
-        safe_parts(cut_out(read_blocks(source), 0, boundary)),
-        report,
-    )
+    try:
+        tokenizer = tokenizer_by_name(
+            str(asked["tokenizer"]),
+            read_blocks(source),
+            safe_parts(cut_out(read_blocks(source), 0, boundary)),
+            report,
+        )
+    except Exception:
+        if not plan:    # nothing was begun that another call could go on with
+            plan_file.unlink()
+        raise
     tokenizer.save_pretrained(out)
     _write_plan(plan_file, {**asked, "saved": True})
     return tokenizer

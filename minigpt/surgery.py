@@ -32,8 +32,7 @@ def resize_token_embeddings(
     """
     for name, number in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of",
                                                               pad_to_multiple_of)):  # fmt: skip
-        whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
-        if number is not None and (not whole or number < 1):
+        if number is not None and (not _is_whole(number) or number < 1):
             raise ValueError(f"{name} = {number!r} must be a whole number of at least 1")
     size = int(new_num_tokens)
     if pad_to_multiple_of is not None:
@@ -60,12 +59,12 @@ def prune_heads(model: PreTrainedModel, heads: Mapping[int, Iterable[int]]) -> N
     config.pruned_heads remembers them, and files hold the smaller matrices. Michel et al. 2019,
     "Are Sixteen Heads Really Better than One?".
 
-    ValueError for a layer or a head that does not exist, or for all heads of a layer: then nothing
-    is changed.
+    ValueError for a layer or a head that does not exist, or for all heads of a layer, TypeError for
+    one that is no whole number: then nothing is changed.
     """
     config = model.config
     pruned = {layer: set(gone) for layer, gone in (config.pruned_heads or {}).items()}
-    wanted = {int(layer): {int(head) for head in gone} for layer, gone in heads.items()}
+    wanted = _whole_numbers(heads)
     for layer, gone in wanted.items():
         if layer not in range(config.n_layer) or not gone <= set(range(config.n_head)):
             raise ValueError(
@@ -81,6 +80,26 @@ def prune_heads(model: PreTrainedModel, heads: Mapping[int, Iterable[int]]) -> N
         _keep_heads(model.base_model.h[layer].attn, keep)
         pruned[layer] = before | gone
     config.pruned_heads = {layer: sorted(gone) for layer, gone in pruned.items()}
+
+
+def _whole_numbers(heads: Mapping[int, Iterable[int]]) -> dict[int, set[int]]:
+    """The heads asked for, as sets of int. TypeError for anything else, even 1.0 and True."""
+    if not isinstance(heads, Mapping):
+        raise TypeError(f"prune_heads takes {{layer: [head, …]}}, not {heads!r}")
+    wanted = {}
+    for layer, gone in heads.items():
+        gone = list(gone) if isinstance(gone, Iterable) else [None]
+        if not all(map(_is_whole, [layer, *gone])):
+            raise TypeError(
+                f"prune_heads: {{{layer!r}: {heads[layer]!r}}}: layers and heads must be whole "
+                "numbers, {layer: [head, …]}"
+            )
+        wanted[int(layer)] = {int(head) for head in gone}
+    return wanted
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
 
 
 def _keep_heads(attention: GPT2Attention, keep: list[int]) -> None:

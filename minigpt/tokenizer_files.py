@@ -101,6 +101,8 @@ def warn_of_other_content(folder: Path, arguments: Mapping[str, Any], source: st
 
 
 def _no_tokenizer(folder: Path) -> FileNotFoundError:
+    if folder.exists() and not folder.is_dir():
+        return FileNotFoundError(f"no tokenizer in {folder}: it is a file; name its folder")
     if not folder.is_dir():
         return FileNotFoundError(f"no tokenizer in {folder}: there is no such folder")
     wanted = " or ".join(f"{vocab} with {merges}" for vocab, merges in VOCAB_FILES)

@@ -298,6 +298,8 @@ def test_wrong_options_are_named(model, error, options, words):
 def test_wrong_prompts_are_named(model):
     with pytest.raises(TypeError, match="input_ids must be integers, not float64"):
         model.generate([[1.5, 2.0]])
+    with pytest.raises(ValueError, match=r"input_ids \(3,\) must be \(B, T\): a single"):
+        model.generate([1, 2, 3])
     with pytest.raises(ValueError, match="give input_ids, or a bos_token_id to start from"):
         model.generate()
     with pytest.raises(ValueError, match="attention_mask was given without input_ids"):

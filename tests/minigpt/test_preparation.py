@@ -185,13 +185,16 @@ def test_what_is_no_text(tmp_path, capsys, content, message):
         (["--processes", "0"], "processes=0"),
         (["--resume", "--overwrite"], "give one of them"),
         (["--tokenizer", "bpe:many"], "expected bpe:SIZE"),
+        (["--tokenizer", "bpe:10"], "vocab_size=10 is too small"),
         (["--tokenizer", "nowhere"], "no tokenizer in nowhere"),
     ],
 )
 def test_bad_options(source, tmp_path, capsys, options, message):
+    """And the call that puts them right is not told that one was stopped half way."""
     assert prepared(source, tmp_path, "--tokenizer", "char", *options) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+    assert prepared(source, tmp_path, "--tokenizer", "char") == tmp_path / "out"
 
 
 def test_what_is_told(source, tmp_path, capsys):

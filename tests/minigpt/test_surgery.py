@@ -84,6 +84,17 @@ def test_wrong_heads_change_nothing(heads, words):
     assert np.array_equal(model(IDS).logits.numpy(), before) and model.config.pruned_heads == {}
 
 
+@pytest.mark.parametrize(
+    "heads", [{0: 3}, {0: [1.5]}, {0: ["a"]}, {"x": [1]}, {0.5: [1]}, {True: [1]}, [0, 1], None]
+)
+def test_heads_that_are_no_numbers_change_nothing(heads):
+    model = make()
+    before = model(IDS).logits.numpy()
+    with pytest.raises(TypeError, match="prune_heads"):
+        model.prune_heads(heads)
+    assert np.array_equal(model(IDS).logits.numpy(), before) and model.config.pruned_heads == {}
+
+
 def test_a_mask_of_heads_that_are_gone():
     model = make()
     model.prune_heads({0: [1]})

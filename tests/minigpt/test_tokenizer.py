@@ -700,6 +700,10 @@ def test_written_files_have_the_published_bytes(official, tmp_path):
 def test_no_tokenizer(tokenizer, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
         load_tokenizer(tmp_path / "nowhere")
+    (tmp_path / "text.txt").write_text("text")
+    with pytest.raises(FileNotFoundError, match="text.txt: it is a file; name its folder"):
+        load_tokenizer(tmp_path / "text.txt")
+    (tmp_path / "text.txt").unlink()
     looked_for = r"looked for vocab.json with merges.txt or encoder.json with vocab.bpe.*nothing"
     with pytest.raises(FileNotFoundError, match=looked_for):
         load_tokenizer(tmp_path)
