@@ -1,8 +1,8 @@
-"""Hand-written CUDA kernels and the means to run them: nothing here yet.
+"""Hand-written CUDA kernels, and the emulator that runs the same files on a CPU.
 
-This package will hold the `.cu` files, each kernel from its naive version to a fast one, and the
-few modules that allocate device memory and launch a kernel, on a GPU through PyCUDA or on any CPU
-through an emulator.
+`launch.py` compiles a `.cu` file and launches its kernels, `device.py` holds their arrays,
+`emulator/` is the machine that they run on. There is no path to a GPU, and no backend of `tensor`
+on top, yet; README.md beside this file says what there is.
 
 Imports go one way: `kernels` imports neither `tensor` nor `minigpt`. Of their modules only
 `tensor/cuda_backend.py` may import this package, and only once a CUDA device is asked for.

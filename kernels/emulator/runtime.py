@@ -1,0 +1,32 @@
+"""The emulator's runtime library, compiled on first use and called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+
+from kernels.emulator import build
+
+
+@functools.cache
+def runtime() -> ctypes.PyDLL:
+    """The library of runtime.cpp. PyDLL keeps Python's lock: the emulator runs one launch a time.
+
+    Raises CompilerNotFoundError or CompileError.
+    """
+    headers = [build.HERE / name for name in ("fibers.h", "memory.h", "checks.h")]
+    options = ["-mno-red-zone"] if platform.machine() in ("x86_64", "AMD64") else []
+    source = (build.HERE / "runtime.cpp").read_text(encoding="utf-8")
+    path = build.library("runtime", source, options, headers)
+    # Global, because kernels find emu_syncthreads and the rest in it.
+    lib = ctypes.PyDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    lib.emu_malloc.restype, lib.emu_malloc.argtypes = pointer, [size]
+    lib.emu_free.restype, lib.emu_free.argtypes = None, [pointer]
+    lib.emu_copy_to_device.restype = None
+    lib.emu_copy_to_device.argtypes = [pointer, pointer, size]
+    lib.emu_message.restype, lib.emu_message_address.restype = ctypes.c_char_p, size
+    lib.emu_launch.argtypes = [pointer, ctypes.c_char_p, size, pointer, pointer, size,
+                               ctypes.c_int, ctypes.c_uint64, ctypes.c_int, pointer]
+    return lib

@@ -1,0 +1,92 @@
+"""Each version of each kernel on the emulator, against NumPy in float64."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from kernels.device import DeviceArray, to_device
+from kernels.emulator.build import CompilerNotFoundError, compiler
+from kernels.launch import HERE, load
+
+SIZES = [1, 33, 65, 1000]
+ORDERS = ["forward", "reverse", 7]
+ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def needs_compiler(tmp_path_factory, monkeypatch):
+    try:
+        compiler()
+    except CompilerNotFoundError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("MINIGPT_KERNEL_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
+
+
+def run_softmax(version, rows, cols, block, order, checked):
+    x = (np.random.default_rng(0).standard_normal((rows, cols)) * 5).astype(np.float32)
+    y = DeviceArray((rows, cols))
+    per_block = block // 32 if version == "softmax_warp" else block
+    load("softmax.cu", checked)[version](to_device(x), y, rows, cols, grid=-(-rows // per_block),
+                                         block=block, order=order)
+    e = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
+    # Probabilities: the exponential's own error of a few float32 steps, relative to at most 1.
+    np.testing.assert_allclose(y.numpy(), e / e.sum(1, keepdims=True), rtol=1e-4, atol=1e-7)
+
+
+def run_matmul(version, M, N, K, block, order, checked):
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((M, K)).astype(np.float32)
+    b = rng.standard_normal((K, N)).astype(np.float32)
+    c = DeviceArray((M, N))
+    grid = (-(-N // block[0]), -(-M // block[1]))
+    load("matmul.cu", checked)[version](to_device(a), to_device(b), c, M, N, K, grid=grid,
+                                        block=block, order=order)
+    # The bound of a sum of K rounded products in any order (Higham 2002, section 3.1).
+    allowed = (K + 1) * 2.0**-24 * (np.abs(a).astype(np.float64) @ np.abs(b))
+    assert (np.abs(c.numpy() - a.astype(np.float64) @ b) <= allowed).all()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("version", ["softmax_naive", "softmax_warp"])
+@pytest.mark.parametrize("block", [32, 64, 256, 1024])
+@pytest.mark.parametrize("cols", SIZES)
+def test_softmax(version, block, cols, order):
+    for rows in SIZES[:3]:
+        run_softmax(version, rows, cols, block, order, checked=False)
+
+
+@pytest.mark.parametrize("version", ["softmax_naive", "softmax_warp"])
+def test_softmax_checked(version):
+    run_softmax(version, 33, 65, 64, 7, checked=True)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("version", "block"), [
+    ("matmul_naive", (32, 1)), ("matmul_naive", (8, 33)), ("matmul_tiles", (16, 16)),
+])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (33, 65, 1), (65, 1, 33), (65, 33, 1000),
+                                   (33, 1000, 65)])
+def test_matmul(version, block, shape, order):
+    run_matmul(version, *shape, block, order, checked=False)
+
+
+@pytest.mark.parametrize(("version", "block"), [("matmul_naive", (8, 8)),
+                                                ("matmul_tiles", (16, 16))])
+def test_matmul_checked(version, block):
+    run_matmul(version, 33, 65, 31, block, 7, checked=True)
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("*.cu")))
+def test_nvcc_compiles_without_a_warning(file, tmp_path):
+    nvcc = shutil.which("nvcc")
+    if not nvcc:
+        pytest.skip("nvcc is not on the PATH")
+    for architecture in ARCHITECTURES:
+        run = subprocess.run(
+            [nvcc, f"-arch={architecture}", "-cubin", "-Xptxas=-warn-spills", "-o",
+             str(tmp_path / "out.cubin"), str(HERE / file)], capture_output=True, text=True)
+        assert (run.returncode, run.stdout + run.stderr) == (0, "")
