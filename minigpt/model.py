@@ -16,7 +16,7 @@ from minigpt.config import GPT2Config
 from minigpt.inputs import Encoded, read_inputs
 from minigpt.outputs import BaseModelOutput, as_asked, asked
 from minigpt.pretrained import PreTrainedModel
-from tensor import Tensor, attention
+from tensor import Tensor, attention, is_grad_enabled, recompute
 from tensor.nn import Conv1D, Dropout, Embedding, LayerNorm, Module, ModuleList
 
 
@@ -178,6 +178,18 @@ class GPT2Block(Module):
             x = x + y
         return x + self.mlp(self.ln_2(x)), weights, cross_weights
 
+    def forward_recomputed(
+        self, x: Tensor, bias: Tensor | None, head_mask: Tensor | None, encoded: Encoded | None
+    ) -> Tensor:
+        """forward's hidden states, of which only the input x is kept for the backward pass."""
+
+        def hidden_states(x: Tensor, head_mask: Tensor | None, states: Tensor | None) -> Tensor:
+            again = None if encoded is None or states is None else encoded._replace(states=states)
+            return self.forward(x, bias, head_mask, again, None, False)[0]
+
+        states = None if encoded is None else encoded.states
+        return recompute(hidden_states, x, head_mask, states, parameters=self.parameters())
+
 
 class GPT2Model(PreTrainedModel):
     """The transformer without a head: token ids in, hidden states out.
@@ -189,6 +201,7 @@ class GPT2Model(PreTrainedModel):
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
+        self.gradient_checkpointing = False
         self.wte = Embedding(config.vocab_size, config.n_embd, config.initializer_range)
         self.wpe = Embedding(config.n_positions, config.n_embd, config.initializer_range)
         self.drop = Dropout(config.embd_pdrop)
@@ -235,6 +248,11 @@ class GPT2Model(PreTrainedModel):
         use_cache = asked(config, "use_cache", use_cache)
         want_weights = asked(config, "output_attentions", output_attentions)
         want_hidden = asked(config, "output_hidden_states", output_hidden_states)
+        recomputing = (
+            self.gradient_checkpointing and self.training and is_grad_enabled()
+            and past_key_values is None and not want_weights
+        )  # fmt: skip
+        use_cache = use_cache and not recomputing  # which would keep every block's keys and values
         inputs = read_inputs(
             self,
             input_ids=input_ids,
@@ -258,6 +276,9 @@ class GPT2Model(PreTrainedModel):
         for block, head_mask in zip(self.h, inputs.head_masks):
             if want_hidden:
                 hidden.append(x)
+            if recomputing:
+                x = block.forward_recomputed(x, inputs.bias, head_mask, inputs.encoded)
+                continue
             x, weights, cross_weights = block(
                 x, inputs.bias, head_mask, inputs.encoded, inputs.cache, want_weights
             )

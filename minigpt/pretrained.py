@@ -115,6 +115,22 @@ class PreTrainedModel(Module):
         """Cut attention heads away, {layer: their numbers}; see `minigpt.surgery`."""
         prune_heads(self, heads_to_prune)
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether training computes each block a second time instead of keeping its insides."""
+        return self.base_model.gradient_checkpointing
+
+    def gradient_checkpointing_enable(self) -> None:
+        """From now on training keeps only each block's input, see `tensor.recompute`: less memory,
+        one more forward pass a step, the same bits. No cache is made then; calls that want
+        attention weights or bring a cache keep everything as ever.
+        """
+        self.base_model.gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep everything again."""
+        self.base_model.gradient_checkpointing = False
+
     @classmethod
     def from_pretrained(
         cls,

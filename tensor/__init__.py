@@ -20,10 +20,11 @@ from tensor.functional import (
     where,
 )
 from tensor.gradcheck import gradcheck
-from tensor.graph import is_grad_enabled, no_grad
+from tensor.graph import enable_grad, is_grad_enabled, no_grad
 from tensor.nn import Module, Parameter
 from tensor.profiling import profile
 from tensor.random import manual_seed
+from tensor.recompute import recompute
 from tensor.tensor import Tensor
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "embedding",
+    "enable_grad",
     "functional",
     "gradcheck",
     "is_grad_enabled",
@@ -49,6 +51,7 @@ __all__ = [
     "optim",
     "profile",
     "random",
+    "recompute",
     "stack",
     "where",
 ]

@@ -24,14 +24,27 @@ def is_grad_enabled() -> bool:
 
 
 @contextmanager
-def no_grad() -> Iterator[None]:
-    """Record nothing inside: `with no_grad(): …`, or as a decorator, `@no_grad()`."""
+def _recording(enabled: bool) -> Iterator[None]:
     before = _mode.enabled
-    _mode.enabled = False
+    _mode.enabled = enabled
     try:
         yield
     finally:
         _mode.enabled = before
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Record nothing inside: `with no_grad(): …`, or as a decorator, `@no_grad()`."""
+    with _recording(False):
+        yield
+
+
+@contextmanager
+def enable_grad() -> Iterator[None]:
+    """Record inside, even where `no_grad` is in force around it."""
+    with _recording(True):
+        yield
 
 
 class _Sum:
