@@ -149,20 +149,28 @@ class Backend(Protocol):
         stats: Any,
     ) -> tuple[Array, Array, Array]: ...  # -> dq, dk, dv
 
-    # --- in place: gradient accumulation, the optimizer's step, copy_
+    # --- in place: gradient accumulation, copy_
     def accumulate(self, into: Array, x: Array) -> None: ...  # into += x
-    def scale(self, x: Array, factor: float) -> None: ...  # x *= factor
     def assign(self, into: Array, x: Array) -> None: ...  # into[...] = x
-    def sum_of_squares(self, x: Array) -> float: ...  # reads only; used for the norm of gradients
+
+    # --- over many arrays at once, so that a device needs few launches; in place but for the first
+    def sum_of_squares(self, xs: Sequence[Array]) -> float: ...  # of all elements of all arrays
+    def scale(self, xs: Sequence[Array], factor: float) -> None: ...  # each x *= factor
     def sgd_step(
-        self, p: Array, g: Array, velocity: Array | None, lr: float, momentum: float, decay: float
+        self,
+        ps: Sequence[Array],
+        gs: Sequence[Array],
+        velocities: Sequence[Array] | None,
+        lr: float,
+        momentum: float,
+        decay: float,
     ) -> None: ...
     def adamw_step(
         self,
-        p: Array,
-        g: Array,
-        m: Array,
-        v: Array,
+        ps: Sequence[Array],
+        gs: Sequence[Array],
+        ms: Sequence[Array],
+        vs: Sequence[Array],
         step: int,
         lr: float,
         betas: tuple[float, float],

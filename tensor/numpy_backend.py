@@ -258,13 +258,12 @@ class NumpyBackend:
         with np.errstate(all="ignore"):
             np.add(into, x, out=into)
 
-    def scale(self, x: np.ndarray, factor: float) -> None:
-        with np.errstate(all="ignore"):
-            x *= x.dtype.type(factor)
-
     def assign(self, into: np.ndarray, x: np.ndarray) -> None:
         into[...] = x
 
+    # --- over many arrays
+
+    scale = staticmethod(numpy_fused.scale)
     sum_of_squares = staticmethod(numpy_fused.sum_of_squares)
     sgd_step = staticmethod(numpy_fused.sgd_step)
     adamw_step = staticmethod(numpy_fused.adamw_step)

@@ -8,7 +8,7 @@ first are nearly free. Shapes are those of `tensor.backend.Backend`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -246,10 +246,22 @@ def dropout(x: np.ndarray, mask: DropoutMask) -> np.ndarray:
     return y
 
 
-# --- optimizer steps, in place
+# --- over many arrays: the norm of all gradients, and optimizer steps, in place
 
 
-def sum_of_squares(x: np.ndarray) -> float:
+def scale(xs: Sequence[np.ndarray], factor: float) -> None:
+    """Each x *= factor."""
+    with np.errstate(all="ignore"):
+        for x in xs:
+            x *= x.dtype.type(factor)
+
+
+def sum_of_squares(xs: Sequence[np.ndarray]) -> float:
+    """Of all elements of all arrays."""
+    return sum(map(_sum_of_squares, xs))
+
+
+def _sum_of_squares(x: np.ndarray) -> float:
     """In float64 over runs of 256 elements; each run's own sum in the array's dtype.
 
     As fast as one product over everything, whose float32 sum is off by 2e-5 for a million elements.
@@ -266,29 +278,31 @@ def sum_of_squares(x: np.ndarray) -> float:
 
 
 def sgd_step(
-    p: np.ndarray,
-    g: np.ndarray,
-    velocity: np.ndarray | None,
+    ps: Sequence[np.ndarray],
+    gs: Sequence[np.ndarray],
+    velocities: Sequence[np.ndarray] | None,
     lr: float,
     momentum: float,
     decay: float,
 ) -> None:
     """g' = g + decay * p; velocity = momentum * velocity + g' if there is one; p -= lr * either."""
-    number = p.dtype.type
-    with np.errstate(all="ignore"):
-        update = g + number(decay) * p
-        if velocity is not None:
-            velocity *= number(momentum)
-            velocity += update
-            update = velocity
-        p -= number(lr) * update
+    for i, (p, g) in enumerate(zip(ps, gs, strict=True)):
+        number = p.dtype.type
+        with np.errstate(all="ignore"):
+            update = g + number(decay) * p
+            if velocities is not None:
+                velocity = velocities[i]
+                velocity *= number(momentum)
+                velocity += update
+                update = velocity
+            p -= number(lr) * update
 
 
 def adamw_step(
-    p: np.ndarray,
-    g: np.ndarray,
-    m: np.ndarray,
-    v: np.ndarray,
+    ps: Sequence[np.ndarray],
+    gs: Sequence[np.ndarray],
+    ms: Sequence[np.ndarray],
+    vs: Sequence[np.ndarray],
     step: int,
     lr: float,
     betas: tuple[float, float],
@@ -300,6 +314,22 @@ def adamw_step(
     p *= 1 - lr * decay;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
     p -= lr * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps).
     """
+    for p, g, m, v in zip(ps, gs, ms, vs, strict=True):
+        _adamw_step(p, g, m, v, step, lr, betas, eps, decay)
+
+
+def _adamw_step(
+    p: np.ndarray,
+    g: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    decay: float,
+) -> None:
+    """One parameter's step, in blocks that stay in the cache."""
     number = p.dtype.type
     beta1, beta2 = betas
     correction1, correction2 = 1 - beta1**step, 1 - beta2**step

@@ -39,7 +39,8 @@ def _read_groups(params: Iterable[Any], defaults: Group) -> list[Group]:
             raise TypeError("a group's params is a list of parameters: [w] for a single one")
         result.append({**defaults, **group, "params": list(params)})
     seen: set[int] = set()
-    for p in (p for group in result for p in group["params"]):
+    everything = [p for group in result for p in group["params"]]
+    for p in everything:
         if not isinstance(p, Tensor):
             raise TypeError(
                 f"an optimizer takes leaf tensors that require gradients, not {type(p).__name__}"
@@ -49,6 +50,11 @@ def _read_groups(params: Iterable[Any], defaults: Group) -> list[Group]:
         seen.add(id(p))
         if not p.requires_grad or p.creator is not None:
             raise TypeError(f"an optimizer takes leaf tensors that require gradients, not {p!r}")
+        if p.backend is not everything[0].backend:
+            raise ValueError(
+                f"an optimizer's parameters are on one device, not on {everything[0].backend.name} "
+                f"and {p.backend.name}"
+            )
     return result
 
 
@@ -91,19 +97,21 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient, in place.
 
-        ValueError, and no change, if the model was resized or pruned since.
+        ValueError, and no change, if the model was resized, pruned or moved since.
         """
         self._check_shapes()
         self.steps += 1
         buffers = [tensors for tensors in self.buffers().values() if tensors]
         number = 0
         for group in self.groups:
+            rows = []
             for p in group["params"]:
                 if p.grad is not None:
-                    arrays = [p.data, p.grad.data, *(tensors[number].data for tensors in buffers)]
-                    with span(f"{type(self).__name__}.step", arrays):
-                        self._update(p, group, arrays)
+                    rows.append([p.data, p.grad.data, *(ts[number].data for ts in buffers)])
                 number += 1
+            if rows:
+                with span(f"{type(self).__name__}.step", [a for row in rows for a in row]):
+                    self._update(group, list(zip(*rows, strict=True)))
 
     def _check_shapes(self) -> None:
         params = self.params
@@ -115,9 +123,14 @@ class Optimizer:
                         f"is {buffer.shape}: the model was resized or pruned since; make a new "
                         "optimizer"
                     )
+                if p.backend is not buffer.backend:
+                    raise ValueError(
+                        f"{type(self).__name__}: parameter {number} is on {p.backend.name}, but "
+                        f"its {name} on {buffer.backend.name}: make the optimizer after .to(device)"
+                    )
 
-    def _update(self, p: Tensor, group: Group, arrays: list[Array]) -> None:
-        """One parameter's step; arrays: the parameter, its gradient and its buffers, in order."""
+    def _update(self, group: Group, arrays: list[tuple[Array, ...]]) -> None:
+        """A group's step; arrays: its parameters, their gradients, then each buffer's, in order."""
         raise NotImplementedError(f"{type(self).__name__} defines no update")
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -167,12 +180,12 @@ class SGD(Optimizer):
     def buffers(self) -> dict[str, list[Tensor]]:
         return {"velocity": self.velocity}
 
-    def _update(self, p: Tensor, group: Group, arrays: list[Array]) -> None:
-        parameter, gradient, *velocity = arrays
-        p.backend.sgd_step(
-            parameter,
-            gradient,
-            velocity[0] if velocity else None,
+    def _update(self, group: Group, arrays: list[tuple[Array, ...]]) -> None:
+        parameters, gradients, *velocities = arrays
+        group["params"][0].backend.sgd_step(
+            parameters,
+            gradients,
+            velocities[0] if velocities else None,
             group["lr"],
             group["momentum"],
             group["weight_decay"],
@@ -207,13 +220,13 @@ class AdamW(Optimizer):
     def buffers(self) -> dict[str, list[Tensor]]:
         return {"m": self.m, "v": self.v}
 
-    def _update(self, p: Tensor, group: Group, arrays: list[Array]) -> None:
-        parameter, gradient, m, v = arrays
-        p.backend.adamw_step(
-            parameter,
-            gradient,
-            m,
-            v,
+    def _update(self, group: Group, arrays: list[tuple[Array, ...]]) -> None:
+        parameters, gradients, ms, vs = arrays
+        group["params"][0].backend.adamw_step(
+            parameters,
+            gradients,
+            ms,
+            vs,
             self.steps,
             group["lr"],
             self.betas,
@@ -245,12 +258,14 @@ def clip_grad_norm(params: Iterable[Tensor] | Tensor, max_norm: float) -> float:
         raise ValueError(f"clip_grad_norm: max_norm = {max_norm} must not be negative")
     params = [params] if isinstance(params, Tensor) else params
     grads = [p.grad for p in params if p.grad is not None]
-    with span("clip_grad_norm", [g.data for g in grads]):
-        norm = math.sqrt(sum(g.backend.sum_of_squares(g.data) for g in grads))
+    if not grads:
+        return 0.0
+    backend, arrays = grads[0].backend, [g.data for g in grads]
+    with span("clip_grad_norm", arrays):
+        norm = math.sqrt(backend.sum_of_squares(arrays))
         factor = max_norm / (norm + 1e-6)
         if factor < 1 and math.isfinite(norm):
-            for g in grads:
-                g.backend.scale(g.data, factor)
+            backend.scale(arrays, factor)
     return norm
 
 

@@ -88,11 +88,11 @@ def test_each_gradient_is_an_array_of_its_own(
     held = [a.grad, b.grad, y.grad]
     for mine in held:
         others = [(g, g.numpy()) for g in held if g is not mine]
-        mine.backend.scale(mine.data, 7.0)
+        mine.backend.scale([mine.data], 7.0)
         for g, before in others:
             np.testing.assert_array_equal(g.numpy(), before)
     data = [a.numpy(), b.numpy()]
-    a.backend.scale(a.grad.data, 0.0)
+    a.backend.scale([a.grad.data], 0.0)
     np.testing.assert_array_equal(a.numpy(), data[0])
     np.testing.assert_array_equal(b.numpy(), data[1])
 
@@ -103,7 +103,7 @@ def test_the_gradient_passed_in_is_copied() -> None:
         x = leaf([0.0, 0.0])
         y_of(x).backward(given)
         assert x.grad is not None
-        x.backend.scale(x.grad.data, 9.0)
+        x.backend.scale([x.grad.data], 9.0)
         assert given.tolist() == [1, 2]
         y_of(x).backward(Tensor(given))
         assert grad(x) == [10, 20] and given.tolist() == [1, 2]
