@@ -13,22 +13,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import NoReturn
 
-from minigpt import cli_download, cli_tokenize
+from minigpt import cli_download, cli_tokenize, cli_train
+from minigpt.cli_common import INTERRUPTED, discard_output, not_empty, print_line
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.preparation import prepare
-from minigpt.presets import PRESETS, parse_settings
-from minigpt.progress import tell
-from minigpt.run_folder import RunFolder
 from minigpt.sampling import generate_beyond_context
-from minigpt.token_files import holds_tokens
 from minigpt.tokenizer import load_tokenizer
-from minigpt.training import Trainer, TrainResult
-from tensor.blas import kernel_advice
-
-INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
 
 USER_ERRORS = (
     ValueError,  # a setting, a text, a file's content, a shape
@@ -58,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        _discard_output()
+        discard_output()
         return 0
     except KeyboardInterrupt:
         print("minigpt: interrupted", file=sys.stderr)
@@ -68,11 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"minigpt: error: {_one_line(error)}", file=sys.stderr)
         return 2
-
-
-def _discard_output() -> None:
-    """Whoever read our output has had enough (`| head`): Python would complain when it flushes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *where: object) -> None:
@@ -87,78 +74,6 @@ def _one_line(error: BaseException) -> str:
     else:
         text = str(error) or type(error).__name__
     return " ".join(text.split())
-
-
-# ---- train --------------------------------------------------------------------------------------
-
-
-def train(arguments: argparse.Namespace) -> int:
-    """`minigpt train`: a new run, or one taken up again."""
-    out = Path(arguments.out or f"runs/{arguments.preset or 'tiny'}")
-    if arguments.resume and arguments.overwrite:
-        raise ValueError("--resume goes on with a run and --overwrite deletes it: give one of them")
-    changes = _changes(arguments)
-    report = None if arguments.quiet else _print_line
-    folder = RunFolder(out)
-    if arguments.resume and folder.checkpoints():
-        if arguments.preset:
-            tell(report, "resuming: the settings are those of the run, not those of --preset")
-        trainer = Trainer.resume(out, changes, report=report)
-    else:
-        if arguments.resume:
-            tell(report, f"no checkpoint in {out}: starting anew")
-        config = PRESETS[arguments.preset or "tiny"].replace(**changes)
-        trainer = Trainer.start(config, out, report=report, overwrite=arguments.overwrite)
-    if report is not None:
-        report(trainer.describe())
-        advice = kernel_advice()
-        if advice:
-            report(f"hint: {advice}")
-    try:
-        result = trainer.run()
-    except BrokenPipeError:
-        _discard_output()
-        print(f"minigpt: output closed: stopped and saved at step {trainer.step}", file=sys.stderr)
-        return INTERRUPTED
-    if result.interrupted:
-        print(f"stopped and saved at step {result.step}: --resume goes on from there")
-        return INTERRUPTED
-    _print_result(result, trainer, out)
-    return 0
-
-
-def _changes(arguments: argparse.Namespace) -> dict[str, object]:
-    """The settings that were given on the command line, in whatever way."""
-    changes = parse_settings(arguments.set)
-    for name in ("data", "tokenizer", "device", "seed"):
-        value = getattr(arguments, name)
-        if value is not None:
-            if name in changes:
-                raise ValueError(f"--{name} and --set {name}=... are both given: drop one")
-            changes[name] = value
-    data = changes.get("data")
-    if isinstance(data, str) and holds_tokens(data) and Path(data).is_dir():
-        changes.setdefault("tokenizer", data)  # a prepared folder has the one that made it
-    return changes
-
-
-def _print_result(result: TrainResult, trainer: Trainer, out: Path) -> None:
-    if result.sample is not None:
-        print(f"--- sample ---\n{result.sample}\n--------------")
-    print(
-        f"validation loss: {result.first_validation_loss:.4f} before the first step, "
-        f"{result.last_validation_loss:.4f} after step {result.step}; "
-        f"{result.whole_validation_loss:.4f} over the whole split"
-    )
-    print(f"model, log.csv and loss.png: {out}")
-    command = ["minigpt", "generate", "--model", str(out)]
-    prompt = trainer.tokenizer.decode(trainer.prompt_ids())
-    command += ["--", prompt] if prompt.startswith("-") else [prompt]
-    print(f"more text: {shlex.join(command)}")
-
-
-def _print_line(text: str) -> None:
-    print(text, flush=True)
 
 
 # ---- generate -----------------------------------------------------------------------------------
@@ -218,7 +133,7 @@ def prepare_data(arguments: argparse.Namespace) -> int:
             processes=arguments.processes,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
-            report=None if arguments.quiet else _print_line,
+            report=None if arguments.quiet else print_line,
         )
     except KeyboardInterrupt:
         print(f"minigpt: stopped; --resume goes on with {arguments.out}", file=sys.stderr)
@@ -257,12 +172,6 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see {self.prog} --help)")
 
 
-def _not_empty(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("is empty: is a shell variable unset?")
-    return text
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="minigpt",
@@ -271,7 +180,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minigpt {_version()}")
     verbs = parser.add_subparsers(title="what to do", metavar="VERB", required=True)
-    _add_train(verbs.add_parser("train", help="train a model on a text", allow_abbrev=False))
+    cli_train.add_options(
+        verbs.add_parser("train", help="train a model on a text", allow_abbrev=False)
+    )
     _add_generate(verbs.add_parser("generate", help="continue a prompt", allow_abbrev=False))
     cli_tokenize.add_options(
         verbs.add_parser("tokenize", help="show the tokens of a text", allow_abbrev=False)
@@ -284,42 +195,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=train)
-    parser.description = (
-        "Train a GPT-2 from scratch. Without any option: a tiny one, on the English prose that "
-        "Python carries, in a minute or two."
-    )
-    parser.epilog = "Settings: " + ", ".join(PRESETS["tiny"].to_dict()) + "."
-    parser.add_argument("--preset", choices=list(PRESETS), help="tiny unless given")
-    parser.add_argument(
-        "--data", metavar="PATH", type=_not_empty,
-        help="a UTF-8 text file, a folder of them, or tokens: of `minigpt prepare`, or a .bin file",
-    )
-    parser.add_argument(
-        "--tokenizer", metavar="KIND", type=_not_empty,
-        help="byte, char, bpe:SIZE, or a folder with one",
-    )
-    parser.add_argument("--out", metavar="FOLDER", type=_not_empty, help="runs/PRESET unless given")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest good checkpoint, if any"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="delete an earlier run in --out")
-    parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[],
-        help="change a setting of the preset, or of the run that is resumed; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, metavar="N", help="of weights, batches and dropout")
-    parser.add_argument("--device", help="cpu unless given")
-    parser.add_argument("--quiet", action="store_true", help="print only the results")
-
-
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=generate)
     parser.description = "Continue a prompt with a model from a folder, and print what it writes."
     parser.add_argument("prompt", help="the text to go on from")
     parser.add_argument(
-        "--model", metavar="FOLDER", required=True, type=_not_empty, help="a folder with a model"
+        "--model", metavar="FOLDER", required=True, type=not_empty, help="a folder with a model"
     )
     parser.add_argument(
         "--max-new-tokens", type=int, default=100, metavar="N",
@@ -360,15 +241,15 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         "nanoGPT read without loading them: train.bin and val.bin."
     )
     parser.add_argument(
-        "--data", metavar="PATH", required=True, type=_not_empty,
+        "--data", metavar="PATH", required=True, type=not_empty,
         help="a UTF-8 text file, or a folder of them",
     )
     parser.add_argument(
-        "--tokenizer", metavar="KIND", required=True, type=_not_empty,
+        "--tokenizer", metavar="KIND", required=True, type=not_empty,
         help="byte, char, bpe:SIZE, or a folder with one",
     )
     parser.add_argument(
-        "--out", metavar="FOLDER", required=True, type=_not_empty, help="made if it isn't there"
+        "--out", metavar="FOLDER", required=True, type=not_empty, help="made if it isn't there"
     )
     parser.add_argument(
         "--val-fraction", type=float, default=0.1, metavar="X",
@@ -386,7 +267,7 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=info)
     parser.description = "List the parameters of a model: names, shapes, sizes."
     parser.add_argument(
-        "--model", metavar="FOLDER", required=True, type=_not_empty, help="a folder with a model"
+        "--model", metavar="FOLDER", required=True, type=not_empty, help="a folder with a model"
     )
 
 

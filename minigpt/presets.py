@@ -1,10 +1,15 @@
-"""The settings of a training run, their presets, and `--set KEY=VALUE`."""
+"""The settings of a training run, their presets, `--set KEY=VALUE`, and files of settings."""
 
 import dataclasses
 import difflib
 import math
+import os
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from minigpt.files import read_json
 
 SCHEDULES = ("cosine", "linear", "constant")
 
@@ -164,6 +169,32 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, object]:
             ) from None
         settings[key] = value
     return settings
+
+
+def read_settings(path: str | os.PathLike[str]) -> tuple[str | None, dict[str, object]]:
+    """Read fields of TrainConfig from a file that ends in .toml or .json, and under ``preset`` the
+    name of what they are changes of, or None.
+
+    FileNotFoundError; ValueError, with the file's name, for another kind of file, for one that is
+    damaged, for an unknown field or preset, and for a value that is not of its field's type.
+    """
+    path = Path(path)
+    if path.suffix == ".toml":
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:  # not UTF-8, not TOML
+            raise ValueError(f"{path}: not valid TOML: {error}") from None
+    elif path.suffix == ".json":
+        values = read_json(path)
+    else:
+        raise ValueError(f"{path}: settings are read from a file that ends in .toml or .json")
+    try:
+        preset = values.pop("preset", None)
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"preset={preset!r} is none of {', '.join(PRESETS)}")
+        return preset, {key: _checked(_field(key), value) for key, value in values.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _field(key: str) -> dataclasses.Field:

@@ -111,6 +111,13 @@ class TestTrain:
         assert process.returncode == 0
         assert err.startswith("minigpt: warning: the text has only ") and err.count("\n") == 1
 
+    def test_settings_from_a_file(self, capsys):
+        """The file counts more than its preset, and --set more than the file."""
+        Path("run.toml").write_text('preset = "nano-cpu"\ndata = "text.txt"\nmax_steps = 9\n')
+        assert main(["train", "--config", "run.toml", *SMALL, "--set", "max_steps=4"]) == 0
+        out = capsys.readouterr().out
+        assert "run: step 0 to 4" in out and "in runs/nano-cpu" in out
+
     def test_the_seed_decides(self):
         for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
             assert train("--out", name, "--seed", seed, "--quiet") == 0
@@ -139,6 +146,8 @@ MISTAKES = [
     (["train", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
     (["train", "--seed", "-1"], "seed=-1 should be at least 0"),
     (["train", "--seed", "1", "--set", "seed=2"], "--seed and --set seed=... are both given"),
+    (["train", "--config", "absent.toml"], "absent.toml: No such file"),
+    (["train", "--config", "text.txt"], "text.txt: settings are read from a file that ends in"),
     (["train", "--data", "absent.txt"], "absent.txt: no such file or folder"),
     (["train", "--data", "empty.txt"], "empty.txt: the text is empty"),
     (["train", "--data", "latin.txt"], "latin.txt: not UTF-8 text"),

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from minigpt.presets import PRESETS, TrainConfig, parse_settings
+from minigpt.presets import PRESETS, TrainConfig, parse_settings, read_settings
 
 
 class TestSettings:
@@ -72,3 +72,41 @@ class TestSettings:
             "schedule": "cosine", "tokenizer": "char", "grad_accumulation": 1, "eval_batches": 20,
         }  # fmt: skip
         assert published.items() <= PRESETS["nano-cpu"].to_dict().items()
+
+
+class TestFilesOfSettings:
+    TOML = 'preset = "nano-cpu"\nmax_steps = 20\nlr = 1 # a whole number will do\ndata = "a.txt"\n'
+    JSON = '{"preset": "nano-cpu", "max_steps": 20, "lr": 1, "data": "a.txt"}'
+
+    @pytest.mark.parametrize(("name", "text"), [("a.toml", TOML), ("a.json", JSON)])
+    def test_they_are_read(self, tmp_path, name, text):
+        (tmp_path / name).write_text(text)
+        preset, settings = read_settings(tmp_path / name)
+        assert preset == "nano-cpu"
+        assert settings == {"max_steps": 20, "lr": 1.0, "data": "a.txt"}
+        assert isinstance(settings["lr"], float)
+
+    def test_what_a_run_saved_is_such_a_file(self, tmp_path):
+        (tmp_path / "a.json").write_text(json.dumps(PRESETS["gpt2"].to_dict()))
+        preset, settings = read_settings(tmp_path / "a.json")
+        assert preset is None and TrainConfig(**settings) == PRESETS["gpt2"]
+
+    @pytest.mark.parametrize(
+        ("name", "content", "complaint"),
+        [
+            ("a.toml", b"max_steps = ", "a.toml: not valid TOML: Invalid value"),
+            ("a.toml", b"\xff", "a.toml: not valid TOML: 'utf-8' codec"),
+            ("a.toml", b"max_step = 3", "a.toml: unknown setting 'max_step': did you mean max_s"),
+            ("a.toml", b"max_steps = 3.5", "a.toml: max_steps=3.5 should be a whole number"),
+            ("a.toml", b"[model]\nn_layer = 3", "a.toml: unknown setting 'model'"),
+            ("a.toml", b"lr = -1", "a.toml: lr=-1.0 should be at least 0"),
+            ("a.toml", b'preset = "huge"', "a.toml: preset='huge' is none of tiny, nano-cpu"),
+            ("a.json", b"{", "a.json: not valid JSON"),
+            ("a.json", b'{"lr": 1, "lr": 2}', "a.json: the key 'lr' occurs twice"),
+            ("a.yaml", b"lr: 3", "a.yaml: .* ends in .toml or .json"),
+        ],
+    )
+    def test_what_is_wrong_with_one_is_said(self, tmp_path, name, content, complaint):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=complaint):
+            read_settings(tmp_path / name)
