@@ -1,49 +1,27 @@
-"""Arrays in device memory. There is one device so far: the emulator."""
+"""Where kernels run: `get_device("emulator")`, on any CPU, or `get_device("cuda")`, on a GPU."""
 
 from __future__ import annotations
 
-import ctypes
-import math
-import weakref
+import functools
 
-import numpy as np
-
-from kernels.emulator.runtime import runtime
+from kernels.emulator.device import EmulatorDevice
+from kernels.interface import Device
 
 
-class DeviceArray:
-    """A contiguous array in device memory, of any shape; freed with its last reference.
+@functools.cache
+def get_device(name: str, checked: bool = False) -> Device:
+    """The device of that name, the same object each time.
 
-    Its elements are unknown until a kernel or `to_device` writes them (the emulator fills them
-    with NaN). Raises MemoryError, with the size, where the device has no room, ValueError for a
-    negative size.
+    checked: look at every access of a kernel to memory; the emulator alone can. The two modes have
+    memory of their own: an array belongs to the one that made it.
+
+    Raises ValueError for another name, and what each device raises where it cannot run here.
     """
-
-    def __init__(self, shape: int | tuple[int, ...], dtype: np.dtype | type = np.float32) -> None:
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        self.dtype = np.dtype(dtype)
-        if any(size < 0 for size in self.shape):
-            raise ValueError(f"DeviceArray: shape {self.shape} has a negative size")
-        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
-        lib = runtime()
-        self.pointer = lib.emu_malloc(self.nbytes)
-        if not self.pointer:
-            raise MemoryError(f"the device has no {self.nbytes:,} bytes left for {self!r}")
-        weakref.finalize(self, lib.emu_free, self.pointer)
-
-    def numpy(self) -> np.ndarray:
-        """A copy in the host's memory."""
-        host = np.empty(self.shape, self.dtype)
-        ctypes.memmove(host.ctypes.data, self.pointer, self.nbytes)
-        return host
-
-    def __repr__(self) -> str:
-        return f"DeviceArray(shape={self.shape}, dtype={self.dtype})"
-
-
-def to_device(array: np.ndarray) -> DeviceArray:
-    """Copy a NumPy array, made contiguous, to the device."""
-    host = np.asarray(array, order="C")
-    device = DeviceArray(host.shape, host.dtype)
-    runtime().emu_copy_to_device(device.pointer, host.ctypes.data, device.nbytes)
-    return device
+    if name == "emulator":
+        return EmulatorDevice(checked)
+    if name == "cuda":
+        if checked:
+            raise ValueError("only the emulator has a checked mode: "
+                             "get_device('emulator', checked=True)")
+        raise NotImplementedError("there is no path to a GPU yet: use the device 'emulator'")
+    raise ValueError(f"there is no device {name!r}: use 'emulator' or 'cuda'")

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 
-import numpy as np
+# The C types of an element, and the NumPy types of an array that a pointer to it takes. NumPy has
+# no bfloat16: those are their bits, as uint16.
+POINTERS = {
+    "float": ("float32",), "double": ("float64",), "int": ("int32",), "unsigned": ("uint32",),
+    "long long": ("int64",), "unsigned long long": ("uint64",),
+    "unsigned char": ("bool", "uint8"), "__half": ("float16", "uint16"),
+    "__nv_bfloat16": ("uint16",),
+}
+# The C types of a value, and how the module `struct` packs it. Dims is in common.cuh.
+VALUES = {"float": "f", "double": "d", "int": "i", "unsigned": "I", "long long": "q",
+          "unsigned long long": "Q", "Dims": "8q"}
+DIMS = 8                                    # the axes that a Dims has room for
 
-# The C types a parameter may have, and the NumPy type of an element.
-TYPES = {"float": np.float32, "double": np.float64, "int": np.int32, "unsigned": np.uint32,
-         "long long": np.int64}
-
+_SAME = {"unsigned int": "unsigned", "long long int": "long long", "half": "__half",
+         "unsigned long long int": "unsigned long long", "nv_bfloat16": "__nv_bfloat16"}
 _COMMENTS = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _KERNEL = re.compile(
     r'(?P<extern>extern\s+"C"\s+)?__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?'
@@ -27,11 +37,23 @@ class Parameter:
     pointer: bool
 
     @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(TYPES[self.type])
+    def format(self) -> str:
+        """How `struct` packs it."""
+        return "P" if self.pointer else VALUES[self.type]
 
     def __str__(self) -> str:
         return f"{self.type}{'*' if self.pointer else ''} {self.name}"
+
+
+Signatures = dict[str, tuple[Parameter, ...]]      # {kernel name: its parameters}
+
+
+def packing(parameters: tuple[Parameter, ...]) -> tuple[struct.Struct, list[int]]:
+    """How arguments are packed, as a C struct would be, and the place of each in bytes."""
+    formats = [parameter.format for parameter in parameters]
+    # "0q" adds no value, but the gap that a q would need in front of it.
+    places = [struct.calcsize("".join(formats[:i]) + "0" + f[-1]) for i, f in enumerate(formats)]
+    return struct.Struct("".join(formats)), places
 
 
 def without_comments(source: str) -> str:
@@ -39,17 +61,19 @@ def without_comments(source: str) -> str:
     return _COMMENTS.sub(lambda match: " " + "\n" * match[0].count("\n"), source)
 
 
-def read_signatures(source: str, file: str) -> dict[str, tuple[Parameter, ...]]:
+def read_signatures(source: str, file: str) -> Signatures:
     """{kernel name: its parameters} of CUDA source; `file` is for messages.
 
-    Raises ValueError for a kernel that is not `extern "C"` or has a parameter whose type is not
-    in TYPES.
+    Raises ValueError for a kernel that is not `extern "C"`, one declared twice, or a parameter
+    whose type is in neither POINTERS nor VALUES.
     """
-    signatures = {}
+    signatures: Signatures = {}
     for match in _KERNEL.finditer(without_comments(source)):
         name = match["name"]
         if not match["extern"]:
             raise ValueError(f'{file}: declare the kernel {name} extern "C" __global__ void')
+        if name in signatures:
+            raise ValueError(f"{file}: the kernel {name} is there twice")
         texts = [text.strip() for text in match["parameters"].split(",")]
         signatures[name] = tuple(_parameter(t, f"{file}: {name}") for t in texts if t)
     return signatures
@@ -57,10 +81,12 @@ def read_signatures(source: str, file: str) -> dict[str, tuple[Parameter, ...]]:
 
 def _parameter(text: str, where: str) -> Parameter:
     words = re.sub(r"\b(const|__restrict__)\b|\*", " ", text).split()
-    parameter = Parameter(words[-1], " ".join(words[:-1]), text.count("*") == 1)
-    if parameter.type not in TYPES or text.count("*") > 1:
+    pointer, c_type = text.count("*") == 1, " ".join(words[:-1])
+    c_type = _SAME.get(c_type, c_type)
+    allowed = POINTERS if pointer else VALUES
+    if c_type not in allowed or text.count("*") > 1:
         raise ValueError(
-            f"{where}: cannot pass the parameter '{text}': use one of {', '.join(TYPES)}, or a "
-            "pointer to one"
+            f"{where}: cannot pass the parameter '{text}': use one of {', '.join(VALUES)}, or a "
+            f"pointer to one of {', '.join(POINTERS)}"
         )
-    return parameter
+    return Parameter(words[-1], c_type, pointer)

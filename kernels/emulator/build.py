@@ -6,20 +6,23 @@ import functools
 import hashlib
 import os
 import re
-import secrets
 import shlex
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
-from kernels.signature import Parameter, without_comments
+from kernels.signature import Signatures, packing, without_comments
 
 HERE = Path(__file__).parent
-OPTIONS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off"]
+# Version 4 of DWARF: in version 5, g++ 12 writes the wrong file names.
+OPTIONS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-fno-strict-aliasing",
+           "-ffp-contract=off"]
 # Each access to memory becomes a call, which checks.h answers.
 CHECKED_OPTIONS = ["-fsanitize=thread,alignment"]
 
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;")
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"/]+)"', re.MULTILINE)
 _STATIC = re.compile(r"__shared__\s+([\w ]+?)\s+(\w+)\s*((?:\[[^\]]*\]\s*)*);")
 
 
@@ -58,56 +61,75 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minigpt" / "kernels"
 
 
-def to_cpp(source: str, file: str, kernels: dict[str, tuple[Parameter, ...]]) -> str:
-    """C++ for the host: shared variables declared through macros, and an entry for each kernel.
+def kernels(path: Path, signatures: Signatures, checked: bool) -> Path:
+    """The library of a `.cu` file, with an entry `emu_kernel_NAME` for each of its kernels.
 
-    Lines keep their numbers. An entry `emu_kernel_NAME` reads each argument from its 8 bytes.
-    Raises ValueError for a __shared__ declaration of another form than those in README.md.
+    Raises ValueError for source that the emulator cannot read, and what `library` raises.
     """
-    text = without_comments(source)
-    text = _DYNAMIC.sub(r"EMU_DYNAMIC_SHARED(\1, \2);", text)
-    text = _STATIC.sub(r"EMU_SHARED(\1, \2, \3);", text)
-    left = re.search(r"[^\n]*\b__shared__\b[^\n]*", text)
-    if left:
-        raise ValueError(f"{file}: write `{left[0].strip()}` as `__shared__ float name[rows][cols];"
-                         "`, one variable a declaration, or as `extern __shared__ float name[];`")
-    entries = []
-    for name, parameters in kernels.items():
+    sources = translate(path)
+    entries = [f'#include "{path.name}"']
+    for name, parameters in signatures.items():
         values = ", ".join(
-            f"*({p.type}{'*' if p.pointer else ''} const*)(a + {8 * i})"
-            for i, p in enumerate(parameters)
+            f"*({p.type}{'*' if p.pointer else ''} const*)(a + {place})"
+            for p, place in zip(parameters, packing(parameters)[1])
         )
         entries.append(f'extern "C" __attribute__((no_sanitize("thread"))) '
                        f"void emu_kernel_{name}(const char* a) {{ {name}({values}); }}")
-    return (f'#include "cuda_emulator.h"\n#line 1 "{file}"\n{text}\n#line 1 "entries"\n'
-            + "\n".join(entries) + "\n")
+    sources["entries.cpp"] = '#include "cuda_emulator.h"\n' + "\n".join(entries) + "\n"
+    return library(path.stem, sources, CHECKED_OPTIONS if checked else [],
+                   [HERE / "cuda_emulator.h"])
 
 
-def library(name: str, cpp: str, options: list[str], depends: list[Path]) -> Path:
-    """The path of the shared library of C++ source, compiled now or in the cache.
+def translate(path: Path) -> dict[str, str]:
+    """{file name: C++ for the host} of a `.cu` file and of those of ours that it includes.
 
-    The cache knows it by the source, the files it includes, the options and the compiler. Raises
+    Shared variables are declared through macros of cuda_emulator.h; lines keep their numbers. A
+    file that is neither beside the one that includes it nor in kernels/ is left to the compiler.
+    Raises ValueError for a __shared__ declaration of another form than those in README.md.
+    """
+    found: dict[str, str] = {}
+    waiting = [path]
+    while waiting:
+        path = waiting.pop()
+        text = without_comments(path.read_text(encoding="utf-8"))
+        text = _DYNAMIC.sub(r"EMU_DYNAMIC_SHARED(\1, \2);", text)
+        text = _STATIC.sub(r"EMU_SHARED(\1, \2, \3);", text)
+        left = re.search(r"[^\n]*\b__shared__\b[^\n]*", text)
+        if left:
+            raise ValueError(
+                f"{path.name}: write `{left[0].strip()}` as `__shared__ float name[rows][cols];`, "
+                "one variable a declaration, or as `extern __shared__ float name[];`")
+        found[path.name] = text
+        for name in set(_INCLUDE.findall(text)) - set(found):
+            places = (path.with_name(name), HERE.parent / name)     # as nvcc looks with our -I
+            waiting += [place for place in places if place.exists()][:1]
+    return found
+
+
+def library(name: str, sources: dict[str, str], options: list[str], depends: list[Path]) -> Path:
+    """The path of a shared library, compiled now or in the cache.
+
+    sources: {file name: text}; the last is compiled and may include the others. The cache knows the
+    library by them, the files in `depends` that they include, the options and the compiler. Raises
     CompilerNotFoundError, CompileError, or OSError where the cache folder cannot be written.
     """
     command, version = compiler()
-    parts = [cpp, *(p.read_text(encoding="utf-8") for p in depends), *command, *options, version]
+    parts = [*sources, *sources.values(), *(p.read_text(encoding="utf-8") for p in depends),
+             *command, *OPTIONS, *options, version]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     path = cache_folder() / f"{name}-{key}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Under names of our own first: another process may make the same library now.
-        stem = path.with_name(f".{name}-{key}-{secrets.token_hex(8)}")
-        written, made = Path(f"{stem}.cpp"), Path(f"{stem}.o")
-        linked = Path(f"{stem}.tmp")
-        try:
-            written.write_text(cpp, encoding="utf-8")
-            _run([*command, *OPTIONS, *options, f"-I{HERE}", "-c", str(written), "-o", str(made)])
-            # Linked without the sanitizer's option, so that its library is not wanted.
-            _run([*command, "-shared", str(made), "-o", str(linked)])
-            os.replace(linked, path)
-        finally:
-            for temporary in (written, made, linked):
-                temporary.unlink(missing_ok=True)
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In a folder of our own first: another process may make the same library now.
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=path.parent) as folder:
+        made, linked = f"{folder}/made.o", f"{folder}/linked.so"
+        for file, text in sources.items():
+            Path(folder, file).write_text(text, encoding="utf-8")
+        _run([*command, *OPTIONS, *options, f"-I{HERE}", "-c", f"{folder}/{file}", "-o", made])
+        # Linked without the sanitizer's option, so that its library is not wanted.
+        _run([*command, "-shared", made, "-o", linked])
+        os.replace(linked, path)
     return path
 
 

@@ -79,6 +79,12 @@ inline Array* array_at(uintptr_t address) {         // also for an address in it
     return address - reinterpret_cast<uintptr_t>(array.map) < array.map_bytes ? &array : nullptr;
 }
 
+inline uint8_t* notes_at(const void* p) {           // of an address in an array
+    uintptr_t address = reinterpret_cast<uintptr_t>(p);
+    Array* array = array_at(address);
+    return array->notes.data() + (address - array->low);
+}
+
 // The shared memory of the block that runs: the variables lie one after another with gaps.
 struct SharedVariable { uintptr_t low, high; const char* name; };
 struct SharedMemory {

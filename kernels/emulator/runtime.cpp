@@ -52,7 +52,7 @@ void* stack_tops[MAX_THREADS];
 int free_stacks[MAX_THREADS], n_free_stacks;
 void* scheduler_stack;
 void (*kernel)(const char*);
-char arguments[64 * 8];
+alignas(16) char arguments[4096];         // the most that CUDA takes
 size_t dynamic_bytes;
 void* dynamic_shared;
 SharedMemory shared_memory;
@@ -306,11 +306,15 @@ void emu_free(void* address) {
     emu::arrays().erase(reinterpret_cast<uintptr_t>(map));
 }
 
-void emu_copy_to_device(void* to, const void* from, size_t bytes) {
+// From the host, and from one address of the device to another: what was not written stays so.
+void emu_write(void* to, const void* from, size_t bytes) {
     memcpy(to, from, bytes);
-    emu::Array* array = emu::array_at(reinterpret_cast<uintptr_t>(to));
-    memset(array->notes.data() + (reinterpret_cast<uintptr_t>(to) - array->low), emu::WRITTEN,
-           bytes);
+    memset(emu::notes_at(to), emu::WRITTEN, bytes);
+}
+
+void emu_copy(void* to, const void* from, size_t bytes) {
+    memcpy(to, from, bytes);
+    memcpy(emu::notes_at(to), emu::notes_at(from), bytes);
 }
 
 const char* emu_message() { return emu::message; }
@@ -325,6 +329,11 @@ int emu_launch(void (*kernel)(const char*), const char* arguments, size_t argume
     using namespace emu;
     message[0] = 0, message_address = 0, message_line = 0;
     emu::kernel = kernel, emu::dynamic_bytes = dynamic_bytes, emu::checked = checked != 0;
+    if (argument_bytes > sizeof emu::arguments) {
+        snprintf(message, sizeof message, "%zu bytes of arguments, and a kernel takes at most %zu",
+                 argument_bytes, sizeof emu::arguments);
+        return 1;
+    }
     memcpy(emu::arguments, arguments, argument_bytes);
     blockDim = {block[0], block[1], block[2]}, gridDim = {grid[0], grid[1], grid[2]};
     n_threads = int(block[0] * block[1] * block[2]);

@@ -18,14 +18,14 @@ def runtime() -> ctypes.PyDLL:
     headers = [build.HERE / name for name in ("fibers.h", "memory.h", "checks.h")]
     options = ["-mno-red-zone"] if platform.machine() in ("x86_64", "AMD64") else []
     source = (build.HERE / "runtime.cpp").read_text(encoding="utf-8")
-    path = build.library("runtime", source, options, headers)
+    path = build.library("runtime", {"runtime.cpp": source}, options, headers)
     # Global, because kernels find emu_syncthreads and the rest in it.
     lib = ctypes.PyDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     lib.emu_malloc.restype, lib.emu_malloc.argtypes = pointer, [size]
     lib.emu_free.restype, lib.emu_free.argtypes = None, [pointer]
-    lib.emu_copy_to_device.restype = None
-    lib.emu_copy_to_device.argtypes = [pointer, pointer, size]
+    for copy in (lib.emu_write, lib.emu_copy):
+        copy.restype, copy.argtypes = None, [pointer, pointer, size]
     lib.emu_message.restype, lib.emu_message_address.restype = ctypes.c_char_p, size
     lib.emu_launch.argtypes = [pointer, ctypes.c_char_p, size, pointer, pointer, size,
                                ctypes.c_int, ctypes.c_uint64, ctypes.c_int, pointer]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from kernels.device import DeviceArray, to_device
+from kernels.device import get_device
 from kernels.emulator import build
 from kernels.launch import KernelError, Module, load
-from kernels.signature import read_signatures
+from kernels.signature import packing, read_signatures
 
 SHARED = """extern "C" __global__ void k(const float* x, float* y, int n) {
     __shared__ float s[64];
@@ -61,12 +61,13 @@ def compiled(tmp_path, monkeypatch):
 
     def make(source, checked):
         (tmp_path / "bug.cu").write_text(source)
-        return Module(tmp_path / "bug.cu", checked)["k"]
+        return Module(tmp_path / "bug.cu", get_device("emulator", checked))["k"]
     return make
 
 
 def launch(kernel, order="forward"):
-    x, y = to_device(np.arange(128, dtype=np.float32)), DeviceArray(128)
+    device = kernel.device
+    x, y = device.from_numpy(np.arange(128, dtype=np.float32)), device.empty(128)
     kernel(x, y, 128, grid=2, block=64, order=order)
     return y.numpy()
 
@@ -98,24 +99,56 @@ def test_a_fault_in_fast_mode_is_an_exception_and_the_next_launch_works(compiled
     np.testing.assert_array_equal(y, np.arange(128) + 1)
 
 
+COPY = """#include "common.cuh"
+extern "C" __global__ void k(const float* x, Dims shape, Dims strides, unsigned char flip, float* y,
+                             unsigned long long n) {
+    unsigned long long i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    long long from = i / shape.n[1] * strides.n[0] + i % shape.n[1] * strides.n[1];
+    y[i] = flip ? -x[from] : x[from];
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checked", [False, True])
+def test_dims_travel_by_value_and_a_strided_array_is_passed_as_such(compiled, checked):
+    kernel = compiled(COPY.replace("unsigned char flip", "int flip"), checked)
+    host = np.arange(12, dtype=np.float32).reshape(3, 4)
+    x = kernel.device.from_numpy(host)[::-1, 1:].permute((1, 0))
+    y = kernel.device.empty(x.shape)
+    kernel.device.launches = 0
+    kernel(x.strided, x.shape, x.strides, 1, y, x.size, grid=1, block=32)
+    np.testing.assert_array_equal(y.numpy(), -host[::-1, 1:].T)
+    assert kernel.device.launches == 1
+    with pytest.raises(TypeError, match="'shape' is Dims shape and wants .*up to 8 integers"):
+        kernel(x.strided, (1,) * 9, x.strides, 1, y, x.size, grid=1, block=32)
+    with pytest.raises(ValueError, match="cannot pass the parameter 'unsigned char flip'"):
+        compiled(COPY, checked)
+
+
 @pytest.mark.slow
 def test_a_wrong_argument_is_named(compiled):
-    softmax = load("softmax.cu")["softmax_naive"]
-    x = DeviceArray((2, 3))
+    device = get_device("emulator")
+    softmax = load("softmax.cu", device)["softmax_naive"]
+    x = device.empty((2, 3))
     with pytest.raises(TypeError, match="takes 4 arguments .*not 3"):
         softmax(x, x, 2, grid=1, block=32)
     with pytest.raises(TypeError, match="'y' is float. y and wants float32 elements, not int32"):
-        softmax(x, DeviceArray((2, 3), np.int32), 2, 3, grid=1, block=32)
+        softmax(x, device.empty((2, 3), np.int32), 2, 3, grid=1, block=32)
     with pytest.raises(TypeError, match="'x' .*wants a DeviceArray, not ndarray"):
         softmax(np.zeros(6, np.float32), x, 2, 3, grid=1, block=32)
     with pytest.raises(TypeError, match="'cols' .*wants an integer, not 3.0"):
         softmax(x, x, 2, 3.0, grid=1, block=32)
+    with pytest.raises(TypeError, match="'x' .*contiguous.*strides .1, 3."):
+        softmax(x.permute((1, 0)), x, 2, 3, grid=1, block=32)
+    with pytest.raises(TypeError, match="'x' .*the array is on <device 'emulator', checked>"):
+        softmax(get_device("emulator", True).empty((2, 3)), x, 2, 3, grid=1, block=32)
     with pytest.raises(ValueError, match="'cols' .*does not fit"):
         softmax(x, x, 2, 2**31, grid=1, block=32)
     with pytest.raises(ValueError, match="2048"):
         softmax(x, x, 2, 3, grid=1, block=2048)
     with pytest.raises(MemoryError, match="400,000,000,000,000 bytes"):
-        DeviceArray(10**14)
+        device.empty(10**14)
 
 
 def test_no_compiler_is_said_clearly(monkeypatch):
@@ -136,3 +169,8 @@ def test_signatures_are_read_from_the_source():
         read_signatures("__global__ void k(int n) {}", "a.cu")
     with pytest.raises(ValueError, match="cannot pass the parameter 'char. p'"):
         read_signatures('extern "C" __global__ void k(char* p) {}', "a.cu")
+    (kernel,) = read_signatures('''extern "C" __global__ void k(unsigned int n, Dims shape,
+        const half* __restrict__ x, unsigned long long m)''', "a.cu").values()
+    assert list(map(str, kernel)) == ["unsigned n", "Dims shape", "__half* x",
+                                      "unsigned long long m"]
+    assert packing(kernel)[1] == [0, 8, 72, 80]         # as in a C struct

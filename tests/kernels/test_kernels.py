@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from kernels.device import DeviceArray, to_device
+from kernels.device import get_device
 from kernels.emulator.build import CompilerNotFoundError, compiler
 from kernels.launch import HERE, load
 
@@ -28,10 +28,11 @@ def needs_compiler(tmp_path_factory, monkeypatch):
 
 def run_softmax(version, rows, cols, block, order, checked):
     x = (np.random.default_rng(0).standard_normal((rows, cols)) * 5).astype(np.float32)
-    y = DeviceArray((rows, cols))
+    device = get_device("emulator", checked)
+    y = device.empty((rows, cols))
     per_block = block // 32 if version == "softmax_warp" else block
-    load("softmax.cu", checked)[version](to_device(x), y, rows, cols, grid=-(-rows // per_block),
-                                         block=block, order=order)
+    load("softmax.cu", device)[version](device.from_numpy(x), y, rows, cols,
+                                        grid=-(-rows // per_block), block=block, order=order)
     e = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
     # Probabilities: the exponential's own error of a few float32 steps, relative to at most 1.
     np.testing.assert_allclose(y.numpy(), e / e.sum(1, keepdims=True), rtol=1e-4, atol=1e-7)
@@ -41,10 +42,11 @@ def run_matmul(version, M, N, K, block, order, checked):
     rng = np.random.default_rng(0)
     a = rng.standard_normal((M, K)).astype(np.float32)
     b = rng.standard_normal((K, N)).astype(np.float32)
-    c = DeviceArray((M, N))
+    device = get_device("emulator", checked)
+    c = device.empty((M, N))
     grid = (-(-N // block[0]), -(-M // block[1]))
-    load("matmul.cu", checked)[version](to_device(a), to_device(b), c, M, N, K, grid=grid,
-                                        block=block, order=order)
+    load("matmul.cu", device)[version](device.from_numpy(a), device.from_numpy(b), c, M, N, K,
+                                       grid=grid, block=block, order=order)
     # The bound of a sum of K rounded products in any order (Higham 2002, section 3.1).
     allowed = (K + 1) * 2.0**-24 * (np.abs(a).astype(np.float64) @ np.abs(b))
     assert (np.abs(c.numpy() - a.astype(np.float64) @ b) <= allowed).all()
@@ -87,6 +89,7 @@ def test_nvcc_compiles_without_a_warning(file, tmp_path):
         pytest.skip("nvcc is not on the PATH")
     for architecture in ARCHITECTURES:
         run = subprocess.run(
-            [nvcc, f"-arch={architecture}", "-cubin", "-Xptxas=-warn-spills", "-o",
-             str(tmp_path / "out.cubin"), str(HERE / file)], capture_output=True, text=True)
+            [nvcc, f"-arch={architecture}", "-cubin", "-Xptxas=-warn-spills",
+             f"-I{HERE}", "-o", str(tmp_path / "out.cubin"), str(HERE / file)],
+            capture_output=True, text=True)
         assert (run.returncode, run.stdout + run.stderr) == (0, "")

@@ -1,0 +1,8 @@
+// common.cuh - what the kernels share. `#include "common.cuh"` works in nvcc and in the emulator.
+#pragma once
+
+// The shape, or the strides in elements, of an array of up to 8 axes: a parameter by value, so that
+// a launch needs no copy to the device. The host gives a tuple; a shorter one is padded with 0.
+struct Dims {
+    long long n[8];
+};

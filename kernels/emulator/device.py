@@ -1,0 +1,119 @@
+"""The emulator as a device: memory, compiled files, launches, and errors with file and line."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kernels.emulator import build
+from kernels.emulator.runtime import runtime
+from kernels.interface import Device, KernelError, Sizes
+from kernels.signature import Signatures
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A compiled kernel: its address in `library`."""
+
+    name: str
+    file: str
+    library: Path
+    address: int
+
+
+class EmulatorDevice(Device):
+    """Runs kernels on the CPU. Raises CompilerNotFoundError where no C++ compiler is found."""
+
+    def __init__(self, checked: bool) -> None:
+        super().__init__("emulator", checked)
+        self._lib = runtime()
+
+    def allocate(self, nbytes: int) -> int:
+        pointer = self._lib.emu_malloc(nbytes)
+        if not pointer:
+            raise MemoryError(f"the emulator got no memory for an array of {nbytes:,} bytes")
+        return pointer
+
+    def free(self, pointer: int) -> None:
+        self._lib.emu_free(pointer)
+
+    def _write(self, pointer: int, host: np.ndarray) -> None:
+        self._lib.emu_write(pointer, host.ctypes.data, host.nbytes)
+
+    def _read(self, host: np.ndarray, pointer: int) -> None:
+        ctypes.memmove(host.ctypes.data, pointer, host.nbytes)
+
+    def copy(self, to: int, source: int, nbytes: int) -> None:
+        self._lib.emu_copy(to, source, nbytes)
+
+    def synchronize(self) -> None:
+        """Nothing: a launch has ended when it returns."""
+
+    def compile(self, path: Path, signatures: Signatures) -> dict[str, Entry]:
+        """Raises CompileError, or ValueError for source that the emulator cannot read."""
+        library_path = build.kernels(path, signatures, self.checked)
+        library = ctypes.CDLL(str(library_path))
+        return {name: Entry(name, path.name, library_path, _address(library, name))
+                for name in signatures}
+
+    def launch(self, entry: Entry, packed: bytes, grid: Sizes, block: Sizes, shared: int,
+               order: str | int | None) -> None:
+        """Run a kernel to its end. Raises KernelError, MemoryError."""
+        kind, seed = 0, 0
+        if isinstance(order, int):
+            kind, seed = 2, order % 2**64
+        elif order == "reverse":
+            kind = 1
+        elif order not in (None, "forward"):
+            raise ValueError(f"{entry.name}: order is 'forward', 'reverse' or a seed, not "
+                             f"{order!r}")
+        three = ctypes.c_uint * 3
+        status = self._lib.emu_launch(entry.address, packed, len(packed), three(*grid),
+                                      three(*block), shared, kind, seed, self.checked,
+                                      entry.address)
+        if status:
+            self._raise(entry, status)
+
+    def _raise(self, entry: Entry, status: int) -> None:
+        message = self._lib.emu_message().decode()
+        if status == 2:
+            raise MemoryError(f"{entry.name}: {message}")
+        line, address = self._lib.emu_message_line(), self._lib.emu_message_address()
+        place = f"{entry.file}:{line}" if line else _place(entry, address)
+        raise KernelError(f"{place}: {entry.name}: {message}")
+
+
+def _address(library: ctypes.CDLL, name: str) -> int:
+    return ctypes.cast(library[f"emu_kernel_{name}"], ctypes.c_void_p).value or 0
+
+
+def _place(entry: Entry, address: int) -> str:
+    """file:line of an address in the code, or the file alone where no tool tells the line."""
+    tool = shutil.which("addr2line")
+    if not address or not tool:
+        return entry.file
+    offset = address - 1 - _load_address(entry.address)
+    run = subprocess.run([tool, "-i", "-e", str(entry.library), hex(offset)],
+                         capture_output=True, text=True)
+    # Innermost first; atomics are in our header.
+    for line in run.stdout.splitlines():
+        file, _, number = line.split(" (")[0].rpartition(":")
+        if Path(file).suffix in (".cu", ".cuh") and number.isdigit():
+            return f"{Path(file).name}:{number}"
+    return entry.file
+
+
+def _load_address(address: int) -> int:
+    """Where the library that has this address begins in memory."""
+    class Found(ctypes.Structure):
+        _fields_ = [("file", ctypes.c_char_p), ("base", ctypes.c_void_p),
+                    ("symbol", ctypes.c_char_p), ("symbol_address", ctypes.c_void_p)]
+
+    found = Found()
+    ctypes.CDLL(None).dladdr(ctypes.c_void_p(address), ctypes.byref(found))
+    return found.base or 0
