@@ -197,10 +197,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=generate)
-    parser.description = "Continue a prompt with a model from a folder, and print what it writes."
+    parser.description = "Continue a prompt with a model, and print what it writes."
     parser.add_argument("prompt", help="the text to go on from")
     parser.add_argument(
-        "--model", metavar="FOLDER", required=True, type=not_empty, help="a folder with a model"
+        "--model", required=True, type=not_empty,
+        help="a folder with a model, or its name on the Hub, such as gpt2",
     )
     parser.add_argument(
         "--max-new-tokens", type=int, default=100, metavar="N",
@@ -267,7 +268,8 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=info)
     parser.description = "List the parameters of a model: names, shapes, sizes."
     parser.add_argument(
-        "--model", metavar="FOLDER", required=True, type=not_empty, help="a folder with a model"
+        "--model", required=True, type=not_empty,
+        help="a folder with a model, or its name on the Hub, such as gpt2",
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minigpt.activations import ACTIVATIONS, LEARNED_ACTIVATIONS
+from minigpt.checkpoints.hub import find_folder
 from minigpt.files import atomic_write, read_json
 
 CONFIG_FILE = "config.json"
@@ -318,12 +319,13 @@ class GPT2Config:
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], /, **overrides: Any) -> "GPT2Config":
-        """Read config.json in a folder, or the file itself, replacing some values.
+        """Read config.json in a folder, or the file itself, or that of a model on the Hub by its
+        name (see `checkpoints.hub.find_folder`), replacing some values.
 
         Raises FileNotFoundError if there is none, ValueError naming the file if it is damaged or a
         value in it is wrong, TypeError for an override that is no known key.
         """
-        file = Path(path)
+        file = find_folder(path, "config")
         if file.is_dir():
             file = file / CONFIG_FILE
         if not file.is_file():

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from minigpt.checkpoints.hub import find_folder
 from minigpt.files import atomic_write, read_json
 
 GENERATION_CONFIG_FILE = "generation_config.json"
@@ -119,12 +120,13 @@ class GenerationConfig:
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], /) -> GenerationConfig:
-        """Read generation_config.json in a folder, or the file itself.
+        """Read generation_config.json in a folder, or the file itself, or that of a model on the
+        Hub by its name.
 
         FileNotFoundError if there is none; ValueError that names the file if it is damaged, a value
         in it is wrong, or it asks for something of transformers that is not here.
         """
-        file = Path(path)
+        file = find_folder(path, "config")
         if file.is_dir():
             file = file / GENERATION_CONFIG_FILE
         values = {k: v for k, v in read_json(file).items() if k not in _PROVENANCE}

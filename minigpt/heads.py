@@ -6,12 +6,12 @@ Each has a GPT2Model, under the name "transformer"; so have the classes of `clas
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from minigpt.activations import ACTIVATIONS
+from minigpt.checkpoints.hub import find_folder
 from minigpt.config import GPT2Config
 from minigpt.generation import generate
 from minigpt.generation_config import GENERATION_CONFIG_FILE, TOKEN_IDS, GenerationConfig
@@ -69,10 +69,11 @@ class LanguageModel(PreTrainedModel):
         """As PreTrainedModel.from_pretrained; generation_config.json, if the folder has one, holds
         the defaults of `generate`. Token ids among the overrides count there, too.
         """
-        model = super().from_pretrained(path, device, dtype, **overrides)
-        if (Path(path) / GENERATION_CONFIG_FILE).is_file():
+        folder = find_folder(path, "model")
+        model = super().from_pretrained(folder, device, dtype, **overrides)
+        if (folder / GENERATION_CONFIG_FILE).is_file():
             tokens = {n: v for n, v in overrides.items() if n in TOKEN_IDS}
-            model.generation_config = GenerationConfig.from_pretrained(path).updated(**tokens)
+            model.generation_config = GenerationConfig.from_pretrained(folder).updated(**tokens)
         return model
 
     def generate(self, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
+from minigpt.checkpoints.hub import find_folder
 from minigpt.checkpoints.safetensors_file import (
     iter_safetensors,
     read_header,
@@ -141,7 +142,8 @@ class PreTrainedModel(Module):
         **overrides: Any,
     ) -> Self:
         """A model from a folder with config.json and model.safetensors, or the files that
-        model.safetensors.index.json names, in evaluation mode.
+        model.safetensors.index.json names, in evaluation mode; or the model of that name on the
+        Hub, as "gpt2" (see `checkpoints.hub.find_folder`).
 
         The folder may hold another GPT-2 class: names with and without "transformer." are
         understood, a head that the folder lacks starts anew with a warning, a head that this class
@@ -152,7 +154,7 @@ class PreTrainedModel(Module):
         FileNotFoundError, with what was looked for, if something is missing; ValueError naming file
         and tensors for damaged files or weights that don't fit; TypeError for an unknown override.
         """
-        folder = Path(path)
+        folder = find_folder(path, "model")
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"{str(path)!r} is not a folder; give one that holds config.json and {WEIGHTS_FILE}"

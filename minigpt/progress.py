@@ -59,9 +59,7 @@ class Progress:
         if done == 0:
             return "?"
         pace = (time.monotonic() - self._started) / done
-        minutes, seconds = divmod(round(pace * (self.max_steps - step)), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+        return _clock(pace * (self.max_steps - step))
 
     def __enter__(self) -> "Progress":
         return self
@@ -83,7 +81,8 @@ class Meter:
         """Begin at ``done`` of ``total``; ``scaled`` shows 12.3M instead of 12345678 in the bar."""
         self.report = report
         self._what, self._total, self._unit = what, total, unit
-        self._done, self._told = done, time.monotonic()
+        self._done, self._first = done, done
+        self._started = self._told = time.monotonic()
         self._bar = _open_bar(
             report, total=total, initial=done, desc=what, unit=unit, unit_scale=scaled
         )
@@ -96,9 +95,12 @@ class Meter:
         elif time.monotonic() - self._told >= 10:
             self._told = time.monotonic()
             share = self._done / max(self._total, 1)
+            pace = (self._done - self._first) / (self._told - self._started)
+            left = _clock((self._total - self._done) / pace) if pace > 0 else "?"
             tell(
                 self.report,
-                f"{self._what}: {self._done:,} of {self._total:,} {self._unit} ({share:.0%})",
+                f"{self._what}: {self._done:,} of {self._total:,} {self._unit} ({share:.0%}), "
+                f"{pace:,.0f} a second, {left} left",
             )
 
     def __enter__(self) -> "Meter":
@@ -107,6 +109,12 @@ class Meter:
     def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _open_bar(report: Report | None, **options: Any) -> tqdm | None:

@@ -11,6 +11,7 @@ from minigpt import tokenizer_files as files
 from minigpt.batch_encoding import BatchEncoding, as_arrays, as_columns, require_numpy
 from minigpt.bpe import BytePairEncoder
 from minigpt.char_tokenizer import CharTokenizer
+from minigpt.checkpoints.hub import find_folder
 from minigpt.explain import Explanation, explain_parts
 from minigpt.files import read_json
 from minigpt.model_inputs import Encoded, Row, row_and_rest
@@ -358,7 +359,8 @@ class GPT2Tokenizer(TokenDecoder):
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], /, **overrides: Any) -> Self:
         """Read a folder with vocab.json and merges.txt, OpenAI's encoder.json and vocab.bpe, or,
-        without these, a tokenizer.json.
+        without these, a tokenizer.json; or that of a model on the Hub by its name, as "gpt2" (see
+        `checkpoints.hub.find_folder`).
 
         tokenizer_config.json, special_tokens_map.json and added_tokens.json are read where they
         are. `overrides` are arguments of the class that replace what the files say.
@@ -366,7 +368,7 @@ class GPT2Tokenizer(TokenDecoder):
         Raises FileNotFoundError where a file is missing; ValueError, with the file and the line
         or key, where one is damaged or belongs to another tokenizer.
         """
-        folder = Path(folder)
+        folder = find_folder(folder, "tokenizer")
         arguments, source = files.read_folder(folder)
         try:
             tokenizer = cls(**arguments | overrides)
@@ -403,11 +405,11 @@ class GPT2Tokenizer(TokenDecoder):
 
 
 def load_tokenizer(folder: str | os.PathLike[str], /) -> GPT2Tokenizer | CharTokenizer:
-    """Read the tokenizer that a folder holds, whichever kind it is.
+    """Read the tokenizer that a folder holds, whichever kind it is, or that of a model on the Hub.
 
     Raises FileNotFoundError where there is none, ValueError where it is damaged.
     """
-    folder = Path(folder)
+    folder = find_folder(folder, "tokenizer")
     config_file = folder / files.CONFIG_FILE
     if config_file.is_file() and read_json(config_file).get("tokenizer_class") == "CharTokenizer":
         return CharTokenizer.from_pretrained(folder)

@@ -306,12 +306,17 @@ def _read(url: str, response: IO[bytes] | HTTPResponse | HTTPError) -> bytes:
 
 def digest_of(path: Path, like: str) -> str:
     """The hash of a file, of the kind that `like` is: 64 digits are SHA-256; 40 are the SHA-1 that
-    git gives its content, of b"blob <size>\\0" and the bytes. The Hub has the first for large files
-    and the second for small ones.
+    git gives its content, of b"blob <size>\\0" and the bytes; 32 are MD5. The Hub has the first for
+    large files and the second for small ones, OpenAI's bucket the third.
     """
     with open(path, "rb") as f:
         if len(like) == 64:
             return hashlib.file_digest(f, "sha256").hexdigest()
+        if len(like) == 32:
+            md5 = hashlib.md5(usedforsecurity=False)
+            while data := f.read(_CHUNK):
+                md5.update(data)
+            return md5.hexdigest()
         digest = hashlib.sha1(b"blob %d\0" % _length(path), usedforsecurity=False)
         while data := f.read(_CHUNK):
             digest.update(data)
@@ -330,5 +335,5 @@ def _require_space(folder: Path, size: int, name: str) -> None:
     if size > free:
         raise OSError(
             f"{name} needs {size:,} bytes more, and {folder} has {free:,} left: make room, or "
-            "choose another disk (HF_HUB_CACHE, or --out)"
+            "choose another disk (HF_HUB_CACHE; MINIGPT_CACHE for OpenAI's files)"
         )

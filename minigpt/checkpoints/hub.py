@@ -2,7 +2,7 @@
 
 `minigpt download` and every `from_pretrained("gpt2")` come through here. Settings are those of
 huggingface_hub, read from the environment at each call: HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE,
-HF_TOKEN, HF_ENDPOINT.
+HF_TOKEN (and the file that `hf auth login` writes), HF_ENDPOINT.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from minigpt.checkpoints.hub_cache import (
     lock_path,
     set_newest,
     shard_names,
+    snapshot_path,
+    token_file,
 )
 from minigpt.files import wait_for_lock
 from minigpt.progress import Report, tell
@@ -51,8 +53,8 @@ def find_folder(name: str | os.PathLike[str], part: str) -> Path:
 
     A file or folder of that name on disk comes first. Otherwise a str that is the name of a model
     on the Hub ("gpt2" and the other official ones, or ORG/NAME) is looked up in the Hub's cache,
-    without a network, and only then downloaded. Any other path is returned as it is: its reader
-    says that it is not there.
+    without a network, and only then downloaded. Any other path is returned as it is, and so is
+    ORG/NAME where there is a folder ORG: its reader says that it is not there.
 
     FileNotFoundError, with all that was tried and what to do, where a model can't be had; OSError
     for a disk without room.
@@ -60,7 +62,10 @@ def find_folder(name: str | os.PathLike[str], part: str) -> Path:
     path = Path(name)
     if not isinstance(name, str) or not is_hub_name(name) or path.exists():
         return path
-    return cached_folder(name, part) or download(name, (part,), _say)
+    found = cached_folder(name, part)
+    if found is not None or (name not in FULL_NAMES and path.parent.is_dir()):
+        return found or path        # "runs/tinny", mistyped, is nobody else's business
+    return download(name, (part,), _say)
 
 
 def is_hub_name(name: str) -> bool:
@@ -117,7 +122,7 @@ def download(
             f"{name!r} is not the name of a model on the Hub: one of {', '.join(FULL_NAMES)}, or "
             "ORG/NAME"
         )
-    if _offline():
+    if is_offline():
         raise _not_found(name, "HF_HUB_OFFLINE is set: nothing is downloaded",
                          "unset HF_HUB_OFFLINE")
     try:
@@ -137,11 +142,12 @@ def _download(name: str, parts: tuple[str, ...], report: Report | None) -> Path:
         remote = _look_up(name, first.commit, file, report)
         return None if remote is None else _place(name, remote, file, report)
 
+    if "config" in parts or "model" in parts:
+        add(_GENERATION_FILE)
     if "tokenizer" in parts:
         for file in TOKENIZER_FILES:
             add(file)
     if "model" in parts:
-        add(_GENERATION_FILE)
         weights = next((path for path in map(add, WEIGHTS_FILES) if path is not None), None)
         if weights is not None and weights.suffix == ".json":
             for shard in shard_names(weights):
@@ -185,22 +191,31 @@ def _first(passed: list[Message], name: str) -> str | None:
 
 def _place(name: str, remote: _Remote, file: str, report: Report | None) -> Path:
     """Have the file's bytes among the blobs, and a link to them in the snapshot; its path."""
-    from minigpt.checkpoints.http_download import fetch
+    from minigpt.checkpoints.http_download import digest_of, fetch
 
     blob = blob_path(name, remote.etag)
     is_hash = len(blob.name) in (40, 64) and set(blob.name) <= set("0123456789abcdef")
+    target = snapshot_path(name, remote.commit, file)
 
     def waiting() -> None:
         tell(report, f"{file}: another process is downloading it; waiting for that")
 
     with wait_for_lock(lock_path(name, blob), waiting):
-        if not (blob.is_file() and blob.stat().st_size == remote.size):
+        if not _has_size(blob, remote.size):
+            # Where links aren't allowed huggingface_hub has the file in the snapshot alone.
+            whole = is_hash and not target.is_symlink() and _has_size(target, remote.size)
+            if whole and digest_of(target, blob.name) == blob.name:
+                return target
             fetch(
                 remote.url, blob, size=remote.size, digest=blob.name if is_hash else None,
                 part=blob.with_name(f"{blob.name}.incomplete"), token=_token(), report=report,
                 name=file,
             )
         return add_to_snapshot(name, remote.commit, file, blob)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 # ---- settings and advice ------------------------------------------------------------------------
@@ -210,21 +225,35 @@ def _endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
-def _offline() -> bool:
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids every download."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
 
 
 def _token() -> str | None:
-    token = os.environ.get("HF_TOKEN", "").strip()
+    token, source = _token_and_source()
     if not (token.isascii() and token.isprintable() and " " not in token):
-        raise ValueError("HF_TOKEN holds characters that no token has (it is not shown here)")
+        raise ValueError(f"{source} holds characters that no token has (it is not shown here)")
     return token or None
 
 
+def _token_and_source() -> tuple[str, str]:
+    """The token, "" without one, and where it is from."""
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if token := os.environ.get(variable, "").strip():
+            return token, variable
+    try:
+        return token_file().read_text("utf-8", "replace").strip(), str(token_file())
+    except OSError:
+        return "", ""
+
+
 def _advice(error: OSError) -> str:
+    """What to do about a DownloadError."""
     status = getattr(error, "status", None)
     if status in (401, 403):
-        has = "HF_TOKEN is set, but" if _token() else "HF_TOKEN is not set:"
+        source = _token_and_source()[1]
+        has = f"the token of {source} was sent, but" if source else "HF_TOKEN is not set:"
         return (
             f"check the name; if the model is private or asks for consent, {has} a token of an "
             "account that may read it is needed"

@@ -38,9 +38,22 @@ def cache_folder() -> Path:
     """HF_HUB_CACHE, or `hub` in HF_HOME, or ~/.cache/huggingface/hub, as the environment is now."""
     variables = os.environ
     direct = variables.get("HF_HUB_CACHE") or variables.get("HUGGINGFACE_HUB_CACHE")
-    base = variables.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    home = variables.get("HF_HOME") or os.path.join(base, "huggingface")
-    return Path(os.path.expandvars(os.path.expanduser(direct or os.path.join(home, "hub"))))
+    return _expanded(direct) if direct else _home() / "hub"
+
+
+def token_file() -> Path:
+    """Where `hf auth login` leaves its token: HF_TOKEN_PATH, or `token` in HF_HOME."""
+    path = os.environ.get("HF_TOKEN_PATH")
+    return _expanded(path) if path else _home() / "token"
+
+
+def _home() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return _expanded(os.environ.get("HF_HOME") or os.path.join(base, "huggingface"))
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expandvars(os.path.expanduser(path)))
 
 
 def is_repository(name: str) -> bool:
@@ -124,11 +137,17 @@ def lock_path(repository: str, blob: Path) -> Path:
     return folder / f"{blob.name}.lock"
 
 
+def snapshot_path(repository: str, commit: str, file: str) -> Path:
+    """Where a file of a commit stands."""
+    return repository_folder(repository) / "snapshots" / check_commit(commit) / file
+
+
 def add_to_snapshot(repository: str, commit: str, file: str, blob: Path) -> Path:
-    """Make `file` of a commit a link to the blob; where links aren't allowed, as on Windows, a
-    copy. Whatever stood there is replaced, in one step.
+    """Make `file` of a commit a link to the blob; where symbolic links aren't allowed, as on
+    Windows, a second name of the same bytes, or else a copy. Whatever stood there is replaced, in
+    one step.
     """
-    target = repository_folder(repository) / "snapshots" / check_commit(commit) / file
+    target = snapshot_path(repository, commit, file)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{file[:40]}.{secrets.token_hex(8)}.tmp")
     try:
@@ -136,7 +155,10 @@ def add_to_snapshot(repository: str, commit: str, file: str, blob: Path) -> Path
             # Relative, so that the cache can be moved.
             os.symlink(os.path.relpath(blob, target.parent), temporary)
         except OSError:
-            shutil.copyfile(blob, temporary)
+            try:
+                os.link(blob, temporary)
+            except OSError:
+                shutil.copyfile(blob, temporary)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -6,12 +6,12 @@ import pytest
 
 from minigpt.checkpoints import hub_cache
 from minigpt.cli import main
-from tests.minigpt.test_hub import COMMIT, server  # noqa: F401  # a fixture
+from tests.minigpt.hub_server import COMMIT
 
 
 @pytest.fixture
-def hub(server):  # noqa: F811
-    return server
+def hub(hub_server):
+    return hub_server
 
 
 def test_the_last_line_is_the_folder_which_a_second_call_finds_without_asking(hub, capsys):
