@@ -64,13 +64,14 @@ class LanguageModel(PreTrainedModel):
         /,
         device: str = "cpu",
         dtype: str = "float32",
+        checksums: bool = True,
         **overrides: Any,
     ) -> Self:
         """As PreTrainedModel.from_pretrained; generation_config.json, if the folder has one, holds
         the defaults of `generate`. Token ids among the overrides count there, too.
         """
         folder = find_folder(path, "model")
-        model = super().from_pretrained(folder, device, dtype, **overrides)
+        model = super().from_pretrained(folder, device, dtype, checksums, **overrides)
         if (folder / GENERATION_CONFIG_FILE).is_file():
             tokens = {n: v for n, v in overrides.items() if n in TOKEN_IDS}
             model.generation_config = GenerationConfig.from_pretrained(folder).updated(**tokens)

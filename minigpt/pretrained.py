@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
+from minigpt.checkpoints.formats import open_checkpoint
 from minigpt.checkpoints.hub import find_folder
-from minigpt.checkpoints.safetensors_file import (
-    iter_safetensors,
-    read_header,
-    write_safetensors,
-)
-from minigpt.checkpoints.safetensors_index import read_index
-from minigpt.config import GPT2Config
+from minigpt.checkpoints.safetensors_file import write_safetensors
+from minigpt.config import CONFIG_FILE, GPT2Config
+from minigpt.loading import load_model
 from minigpt.surgery import prune_heads, resize_token_embeddings
 from tensor import Tensor
 from tensor.nn import Embedding, Module
@@ -26,9 +22,6 @@ if TYPE_CHECKING:
     from minigpt.model import GPT2Model
 
 WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-HEADS = ("lm_head.", "multiple_choice_head.", "score.", "classifier.", "qa_outputs.")
-BODY = "transformer."  # the prefix of the body's names in a class with a head; GPT2Model has none
 
 
 class PreTrainedModel(Module):
@@ -139,11 +132,15 @@ class PreTrainedModel(Module):
         /,
         device: str = "cpu",
         dtype: str = "float32",
+        checksums: bool = True,
         **overrides: Any,
     ) -> Self:
-        """A model from a folder with config.json and model.safetensors, or the files that
-        model.safetensors.index.json names, in evaluation mode; or the model of that name on the
-        Hub, as "gpt2" (see `checkpoints.hub.find_folder`).
+        """A model from a folder with its configuration and weights, in evaluation mode; or the
+        model of that name on the Hub, as "gpt2" (see `checkpoints.hub.find_folder`).
+
+        The weights are in one of the formats of `minigpt.checkpoints.formats`. They become `dtype`,
+        "float32" or "float64", whatever precision the file has; half precision is widened exactly.
+        checksums: whether tensors are compared with the file's checksums, where it has some.
 
         The folder may hold another GPT-2 class: names with and without "transformer." are
         understood, a head that the folder lacks starts anew with a warning, a head that this class
@@ -157,66 +154,12 @@ class PreTrainedModel(Module):
         folder = find_folder(path, "model")
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"{str(path)!r} is not a folder; give one that holds config.json and {WEIGHTS_FILE}"
+                f"{str(path)!r} is not a folder; give one that holds {CONFIG_FILE} and "
+                f"{WEIGHTS_FILE}"
             )
-        files = _weights_files(folder)
-        model = cls(GPT2Config.from_pretrained(folder, **overrides)).astype(dtype)
-        model.load_files(files)
-        return model.to(device).eval()
-
-    def load_files(self, files: Sequence[Path]) -> None:
-        """Copy the weights of safetensors files into the parameters, one tensor at a time."""
-        own = dict(self.named_parameters())
-        targets: dict[str, str] = {}
-        problems = []
-        for name, array in (item for file in files for item in read_header(file).items()):
-            target = self._own_name(name)
-            if target is None:
-                continue
-            if target in targets.values():
-                problems.append(f"twice: {name} and the same with or without {BODY!r}")
-            targets[name] = target
-            if target not in own:
-                problems.append(f"unexpected: {name} {array.shape}")
-            elif array.shape != own[target].shape:
-                problems.append(
-                    f"misshapen: {name} is {array.shape}, the model's is {own[target].shape}"
-                )
-        missing = [name for name in own if name not in targets.values()]
-        problems += [f"missing: {n} {own[n].shape}" for n in missing if not self._may_be_new(n)]
-        where = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-        if problems:
-            raise ValueError(
-                f"{where} does not fit {type(self).__name__} with this configuration:\n  "
-                + "\n  ".join(problems)
-            )
-        for file in files:
-            names = [name for name in read_header(file) if name in targets]
-            for name, values in iter_safetensors(file, names):
-                own[targets[name]].copy_(values)
-        if missing:
-            warnings.warn(
-                f"{where} has no {', '.join(missing)}: newly initialised, to be trained",
-                stacklevel=3,
-            )
-
-    def _may_be_new(self, name: str) -> bool:
-        """Whether a file may lack this parameter: one of a head, or of cross-attention."""
-        return name in self.head_names or ".crossattention." in name or ".ln_cross_attn." in name
-
-    def _own_name(self, name: str) -> str | None:
-        """This class's name for a file's tensor, or None for one that it leaves out."""
-        if name.endswith((".attn.bias", ".attn.masked_bias", ".crossattention.bias",
-                          ".crossattention.masked_bias")):  # fmt: skip
-            return None  # causal masks, which old files carry along
-        bare = name.removeprefix(BODY)
-        in_body = name != bare or name.startswith(("wte.", "wpe.", "h.", "ln_f."))
-        has_body = hasattr(self, BODY.rstrip("."))
-        if in_body:
-            return BODY + bare if has_body else bare
-        if name == "lm_head.weight" and self.config.tie_word_embeddings:
-            return None  # the token embedding again
-        return None if name.startswith(HEADS) and name not in self.head_names else name
+        with open_checkpoint(folder, checksums) as reader:
+            config = GPT2Config.from_pretrained(folder, **overrides)
+            return load_model(cls, config, reader, dtype, device)
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write config.json and model.safetensors as transformers does, whole or not at all."""
@@ -229,19 +172,3 @@ class PreTrainedModel(Module):
         config.dtype = str(self.dtype)
         config.save_pretrained(target)
 
-
-def _weights_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: one, or those that an index names."""
-    file, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
-    if file.is_file():
-        return [file]
-    if index.is_file():
-        return read_index(index)
-    found = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
-    advice = ""
-    if list(folder.glob("*.bin")):
-        advice = (
-            ". torch files are not read yet: load them with transformers and call "
-            "save_pretrained(folder)"
-        )
-    raise FileNotFoundError(f"{folder} has no {WEIGHTS_FILE}; it holds: {found}{advice}")

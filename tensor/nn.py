@@ -7,12 +7,15 @@ attributes, so that `state_dict` has exactly the names of the checkpoint files
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
 
 from tensor import functional
+from tensor.devices import get_backend
 from tensor.random import default_generator
 from tensor.tensor import Tensor
 
@@ -20,8 +23,59 @@ from tensor.tensor import Tensor
 class Parameter(Tensor):
     """A tensor that a module trains: a float leaf that requires gradients."""
 
+    first_values: Callable[[], np.ndarray] | None = None
+
     def __init__(self, values: Any, device: str = "cpu") -> None:
         super().__init__(values, requires_grad=True, device=device)
+
+    @classmethod
+    def of_shape(cls, shape: tuple[int, ...], first_values: Callable[[], np.ndarray]) -> Parameter:
+        """A parameter that starts as `first_values()`: called at once, or, inside
+        `deferred_values()`, by `initialise`. Until then it has a shape, but no memory, and reads as
+        NaN.
+        """
+        if not _deferral.on:
+            return cls(first_values())
+        parameter = cls(np.nan)
+        parameter.data = np.broadcast_to(np.float32(np.nan), shape)
+        parameter.first_values = first_values
+        return parameter
+
+    def initialise(self, dtype: Any = np.float32) -> None:
+        """Give a deferred parameter the values that it starts with."""
+        if self.first_values is None:
+            raise RuntimeError("initialise: this parameter has its values already")
+        self.take(self.first_values().astype(dtype, copy=False))
+
+    def take(self, values: np.ndarray, device: str = "cpu") -> None:
+        """Take over an array of the parameter's shape as its values on a device; on the CPU without
+        a copy, so it must be nobody else's.
+        """
+        if values.shape != self.shape:
+            raise ValueError(f"take: an array {values.shape} for a parameter {self.shape}")
+        self.backend = get_backend(device)
+        self.data = values if self.device == "cpu" else self.backend.from_numpy(values)
+        self.grad = self.first_values = None
+
+
+class _Deferral(threading.local):
+    on = False
+
+
+_deferral = _Deferral()
+
+
+@contextmanager
+def deferred_values() -> Iterator[None]:
+    """Modules made inside have parameters with shapes, but no memory and no values: for whoever
+    reads them from a file next. Each is then given values by `Parameter.take` or `initialise`.
+    """
+    before = _deferral.on
+    _deferral.on = True
+    try:
+        yield
+    finally:
+        _deferral.on = before
 
 
 class Module:
@@ -163,6 +217,11 @@ class ModuleList(Module):
         return list(self)[index]
 
 
+def normal_parameter(shape: tuple[int, ...], std: float) -> Parameter:
+    """A parameter that starts as N(0, std)."""
+    return Parameter.of_shape(shape, lambda: default_generator().normal(shape, std=std))
+
+
 class Conv1D(Module):
     """y = x weight + bias, weight (n_in, n_out): the orientation and name of OpenAI's GPT-2.
 
@@ -170,8 +229,8 @@ class Conv1D(Module):
     """
 
     def __init__(self, n_in: int, n_out: int, std: float = 0.02) -> None:
-        self.weight = Parameter(default_generator().normal((n_in, n_out), std=std))
-        self.bias = Parameter(np.zeros(n_out, np.float32))
+        self.weight = normal_parameter((n_in, n_out), std)
+        self.bias = Parameter.of_shape((n_out,), lambda: np.zeros(n_out, np.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight, self.bias)  # (..., n_in) -> (..., n_out)
@@ -184,8 +243,9 @@ class Linear(Module):
     """
 
     def __init__(self, n_in: int, n_out: int, bias: bool = True, std: float = 0.02) -> None:
-        self.weight = Parameter(default_generator().normal((n_out, n_in), std=std))
-        self.bias = Parameter(np.zeros(n_out, np.float32)) if bias else None
+        self.weight = normal_parameter((n_out, n_in), std)
+        zeros = Parameter.of_shape((n_out,), lambda: np.zeros(n_out, np.float32))
+        self.bias = zeros if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight, self.bias, transpose=True)  # (..., n_out)
@@ -195,7 +255,7 @@ class Embedding(Module):
     """Row id of weight (rows, width) for each id. The weight starts as N(0, std)."""
 
     def __init__(self, rows: int, width: int, std: float = 0.02) -> None:
-        self.weight = Parameter(default_generator().normal((rows, width), std=std))
+        self.weight = normal_parameter((rows, width), std)
 
     def forward(self, ids: Any) -> Tensor:
         return functional.embedding(self.weight, ids)  # (...) -> (..., width)
@@ -207,8 +267,8 @@ class LayerNorm(Module):
     """
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
-        self.weight = Parameter(np.ones(width, np.float32))
-        self.bias = Parameter(np.zeros(width, np.float32))
+        self.weight = Parameter.of_shape((width,), lambda: np.ones(width, np.float32))
+        self.bias = Parameter.of_shape((width,), lambda: np.zeros(width, np.float32))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:

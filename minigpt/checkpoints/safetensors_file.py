@@ -20,22 +20,19 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from minigpt.checkpoints.reader import RAW, Reader, Stored, are_counts, check_shape, fill
 from minigpt.files import atomic_path, parse_json_object
 
 # As in the package: a longer header is an attack, not a model.
 MAX_HEADER_BYTES = 100_000_000
-MAX_DIMENSIONS = 64     # NumPy's
 
-# The format's name of a dtype -> how its bytes are read. NumPy has no bfloat16: these are the upper
-# halves of float32 numbers.
-_STORED: dict[str, np.dtype] = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype("<u1"), "U16": np.dtype("<u2"), "U32": np.dtype("<u4"), "U64": np.dtype("<u8"),
-    "I8": np.dtype("<i1"), "I16": np.dtype("<i2"), "I32": np.dtype("<i4"), "I64": np.dtype("<i8"),
-    "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
-    "F32": np.dtype("<f4"), "F64": np.dtype("<f8"),
-}
-_WRITABLE = frozenset(dtype for name, dtype in _STORED.items() if name != "BF16")
+# The format's name of a dtype -> ours.
+DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+}  # fmt: skip
+_WRITABLE = frozenset(dtype for name, dtype in RAW.items() if name != "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,33 @@ class TensorInfo:
     shape: tuple[int, ...]
     start: int
     end: int
+
+
+class SafetensorsReader(Reader):
+    """One safetensors file. Raises what `read_header` does."""
+
+    kind = "safetensors"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = str(path)
+        self._file = self._open(path)
+        try:
+            self._places = _read_header(self._file, path)
+        except BaseException:
+            self.close()
+            raise
+        self._header = {
+            name: Stored(DTYPES[info.dtype], info.shape) for name, info in self._places.items()
+        }
+
+    def header(self) -> Mapping[str, Stored]:
+        """In the order of their bytes in the file."""
+        return self._header
+
+    def read_raw(self, name: str, out: np.ndarray) -> None:
+        """See `Reader`."""
+        fill(self._file, self._places[name].start, out, f"{self.source}: tensor {name!r}")
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, TensorInfo]:
@@ -74,14 +98,13 @@ def iter_safetensors(
     Raises what `read_header` does, before the first tensor is read; ValueError, too, for a
     name that the file does not have, or a boolean that is neither 0 nor 1.
     """
-    with open(path, "rb") as f:
-        header = _read_header(f, Path(path))
-        missing = sorted(set(names or ()) - set(header))
+    with SafetensorsReader(Path(path)) as reader:
+        missing = sorted(set(names or ()) - set(reader.header()))
         if missing:
             raise ValueError(f"{path}: there is no tensor {', '.join(map(repr, missing))}")
-        for name, info in header.items():
+        for name in reader.header():
             if names is None or name in names:
-                yield name, _read_tensor(f, info, f"{path}: tensor {name!r}")
+                yield name, reader.read(name)
 
 
 def read_safetensors(
@@ -159,25 +182,17 @@ def _tensor_info(entry: Any, data_start: int, where: str) -> TensorInfo:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise ValueError(f"{where}: expected dtype, shape and data_offsets, found {entry!r:.80}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _STORED:
-        raise ValueError(f"{where}: cannot read dtype {dtype!r:.80}; known: {', '.join(_STORED)}")
-    if not _are_counts(shape) or len(shape) > MAX_DIMENSIONS:
-        raise ValueError(f"{where}: shape must be a list of at most {MAX_DIMENSIONS} "
-                         f"non-negative integers, found {shape!r:.80}")
-    if math.prod(max(n, 1) for n in shape) * 8 >= 2**63:    # NumPy's limit, even for empty arrays
-        raise ValueError(f"{where}: shape {shape!r:.80} is too large for an array")
-    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"{where}: cannot read dtype {dtype!r:.80}; known: {', '.join(DTYPES)}")
+    check_shape(shape, where)
+    if not are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise ValueError(f"{where}: data_offsets must be [start, end], found {offsets!r:.80}")
     start, end = offsets
-    expected = math.prod(shape) * _STORED[dtype].itemsize
+    expected = math.prod(shape) * RAW[DTYPES[dtype]].itemsize
     if end - start != expected:
         raise ValueError(f"{where}: {dtype} of shape {shape!r:.80} takes {expected} bytes, but "
                          f"data_offsets [{start}, {end}] span {end - start}")
     return TensorInfo(dtype, tuple(shape), data_start + start, data_start + end)
-
-
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(n) is int and 0 <= n < 2**63 for n in values)
 
 
 def _check_layout(
@@ -198,22 +213,3 @@ def _check_layout(
     if position != size:
         raise ValueError(f"{path}: {size - position} bytes at the end belong to no tensor")
     return dict(ordered)
-
-
-def _read_tensor(f: BinaryIO, info: TensorInfo, where: str) -> np.ndarray:
-    """Read one tensor into a new array; half precision becomes float32."""
-    array = np.empty(info.shape, _STORED[info.dtype])
-    raw = array.reshape(-1).view(np.uint8)                      # (bytes,), the same memory
-    f.seek(info.start)
-    if f.readinto(raw) != raw.size:                             # type: ignore[attr-defined]
-        raise ValueError(f"{where}: the file ended while it was read")
-    if info.dtype == "BOOL" and raw.size and raw.max() > 1:
-        raise ValueError(f"{where}: a boolean is neither 0 nor 1")
-    if info.dtype == "F16":
-        with np.errstate(invalid="ignore"):                     # some processors flag NaNs
-            return array.astype(np.float32)
-    if info.dtype == "BF16":
-        bits = array.astype(np.uint32)
-        bits <<= 16
-        return bits.view(np.float32)
-    return array

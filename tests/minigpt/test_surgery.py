@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 import tensor
 from minigpt import GPT2Config, GPT2ForTokenClassification, GPT2LMHeadModel, GPT2Model
-from minigpt.checkpoints.safetensors_index import read_index
+from minigpt.checkpoints.formats import open_checkpoint
 from tensor import optim
 
 CONFIG = dict(vocab_size=31, n_positions=12, n_embd=16, n_layer=2, n_head=4)
@@ -200,7 +200,7 @@ def test_shards_are_one_model(shards):
 def test_a_shard_lies_beside_its_index(shards, name):
     weight_map = read_map(shards)
     write_index(shards, weight_map | {"transformer.wte.weight": name})
-    with pytest.raises(ValueError, match="is not the name of a safetensors file beside it"):
+    with pytest.raises(ValueError, match="is not the name of a file of weights beside it"):
         GPT2LMHeadModel.from_pretrained(shards)
 
 
@@ -210,17 +210,17 @@ def test_an_index_that_does_not_fit_its_shards(shards):
     first, second = sorted(set(weight_map.values()))
     write_index(shards, weight_map | {"extra": first})
     with pytest.raises(ValueError, match="does not hold 'extra'"):
-        read_index(index)
+        open_checkpoint(index)
     write_index(shards, {name: file for name, file in weight_map.items() if "wte" not in name})
     with pytest.raises(ValueError, match=r"holds 'transformer.wte.weight', which .* has in None"):
-        read_index(index)
+        open_checkpoint(index)
     write_index(shards, [first])
     with pytest.raises(ValueError, match="weight_map must be an object"):
-        read_index(index)
+        open_checkpoint(index)
     write_index(shards, weight_map)
     (shards / second).unlink()
     with pytest.raises(FileNotFoundError, match="no such file, but model.safetensors.index.json"):
-        read_index(index)
+        open_checkpoint(index)
 
 
 def test_a_weight_under_both_its_names_is_refused(tmp_path):

@@ -1,0 +1,105 @@
+"""Open a folder's weights, whichever format they are in: told by their content, not their names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from minigpt.checkpoints.reader import Reader
+from minigpt.checkpoints.safetensors_file import SafetensorsReader
+from minigpt.checkpoints.shards import ShardedReader
+
+# In the order in which they are taken, where a folder has several.
+USUAL_NAMES = (
+    "model.safetensors", "model.safetensors.index.json",
+    "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+
+_LARGEST_HEADER = 100_000_000
+
+
+def open_checkpoint(path: str | os.PathLike[str], checksums: bool = True) -> Reader:
+    """Open the weights in a folder, or in a file; every header is checked, no tensor is read yet.
+
+    A folder may hold model.safetensors or pytorch_model.bin, or the index.json of several of
+    either, or OpenAI's model.ckpt.*: the first of these in this order; or a single file of weights
+    of any other name. checksums: compare each tensor with the checksum that torch's zip files and
+    OpenAI's have of it, when it is read.
+
+    Raises FileNotFoundError, with what the folder holds, if there are no weights; ValueError for
+    damaged files, or several files of weights with none of the usual names.
+    """
+    path = Path(path)
+    file = path if path.is_file() else _find(path)
+    return _open(file, checksums)
+
+
+def _open(file: Path, checksums: bool) -> Reader:
+    if _kind(file) == "index":
+        return ShardedReader(file, lambda shard: _open_single(shard, checksums))
+    return _open_single(file, checksums)
+
+
+def _open_single(file: Path, checksums: bool) -> Reader:
+    kind = _kind(file)
+    if kind == "safetensors":
+        return SafetensorsReader(file)
+    raise ValueError(f"{file}: not a file of weights that can be read{_what_it_is(file)}")
+
+
+def _find(folder: Path) -> Path:
+    """The file of weights, or the index of several, in a folder."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder")
+    for name in USUAL_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    found = [file for file in _files(folder) if _kind(file) not in (None, "index")]
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise ValueError(f"{folder} has several files of weights, {names}: leave one, or call it "
+                         f"{USUAL_NAMES[0]}")  # fmt: skip
+    if not found:
+        names = ", ".join(file.name for file in _files(folder)) or "nothing"
+        raise FileNotFoundError(
+            f"{folder} has no {USUAL_NAMES[0]}, {USUAL_NAMES[2]} or OpenAI's model.ckpt.index; it "
+            f"holds: {names}"
+        )
+    return found[0]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def _kind(file: Path) -> str | None:
+    """What a file's first and last bytes say it is."""
+    size = file.stat().st_size
+    with open(file, "rb") as f:
+        first = f.read(64)
+        if int.from_bytes(first[:8], "little") + 8 <= size and first[8:9] == b"{":
+            return "safetensors"
+        if first.lstrip()[:1] == b"{" and size < _LARGEST_HEADER:
+            return "index" if _is_index(first + f.read()) else None
+    # Damaged beyond recognition: its reader says how.
+    return "safetensors" if file.suffix == ".safetensors" else None
+
+
+def _is_index(data: bytes) -> bool:
+    try:
+        return "weight_map" in json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _what_it_is(file: Path) -> str:
+    """A hint for what is often found in the place of weights."""
+    with open(file, "rb") as f:
+        first = f.read(512).lstrip().lower()
+    if first.startswith(b"version https://git-lfs"):
+        return ": a pointer of git-lfs, get the file itself with `git lfs pull`"
+    if first.startswith((b"<!doctype html", b"<html")):
+        return ": a web page, download the file itself"
+    return ""
