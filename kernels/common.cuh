@@ -6,3 +6,11 @@
 struct Dims {
     long long n[8];
 };
+
+// Addresses or sizes of up to 64 arrays, for a kernel that works on many: passed like a Dims.
+struct Table {
+    long long n[64];
+};
+
+// Before a pointer parameter's name: it may be null, and the host may give None for it.
+#define OPTIONAL

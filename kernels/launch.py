@@ -17,7 +17,7 @@ import numpy as np
 
 from kernels.array import DeviceArray, Strided
 from kernels.interface import Device, KernelError, Sizes
-from kernels.signature import DIMS, POINTERS, Parameter, packing, read_signatures
+from kernels.signature import POINTERS, SIZES, Parameter, packing, read_signatures
 
 __all__ = ["HERE", "Kernel", "KernelError", "Module", "load"]
 
@@ -65,10 +65,11 @@ class Kernel:
     """One `__global__` function. Call it with an argument for each parameter.
 
     A pointer takes a contiguous DeviceArray of its type on the kernel's device (or `x.strided`,
-    where the kernel gets the strides, too), an integer or float parameter a number, Dims a tuple of
-    integers. grid and block are a number or up to three of them (x, y, z); shared is the bytes of
-    dynamic shared memory. On the emulator alone, order is "forward" (if not given), "reverse" or
-    the seed of a random order of the threads.
+    where the kernel gets the strides, too) or, where the source says OPTIONAL, None; an integer or
+    float parameter takes a number, Dims and Table a tuple of integers. grid and block are a number
+    or up to three of them (x, y, z); shared is the bytes of dynamic shared memory. On the emulator
+    alone, order is "forward" (if not given), "reverse" or the seed of a random order of the
+    threads.
 
     Raises TypeError, with the parameter's name, for a wrong count, type or device, ValueError for
     sizes no GPU has, KernelError for what goes wrong in the kernel.
@@ -113,18 +114,21 @@ def _adder(kernel: str, parameter: Parameter, device: Device) -> Adder:
     """A function that checks one argument and adds what `struct` packs of it to a list."""
     wanted = f"{kernel}: '{parameter.name}' is {parameter}"
     if parameter.pointer:
-        return _pointer_adder(wanted, POINTERS[parameter.type], device)
-    if parameter.type == "Dims":
-        return _dims_adder(wanted)
+        return _pointer_adder(wanted, POINTERS[parameter.type], parameter.optional, device)
+    if parameter.type in SIZES:
+        return _dims_adder(wanted, SIZES[parameter.type])
     if parameter.type in ("float", "double"):
         return _float_adder(wanted, np.float32 if parameter.type == "float" else np.float64)
     return _integer_adder(wanted, parameter.format)
 
 
-def _pointer_adder(wanted: str, names: tuple[str, ...], device: Device) -> Adder:
+def _pointer_adder(wanted: str, names: tuple[str, ...], optional: bool, device: Device) -> Adder:
     dtypes = tuple(np.dtype(name) for name in names)
 
     def add(values: list[int | float], argument: Any) -> None:
+        if argument is None and optional:
+            values.append(0)
+            return
         array = argument.array if isinstance(argument, Strided) else argument
         if not isinstance(array, DeviceArray):
             raise TypeError(f"{wanted} and wants a DeviceArray, not {type(array).__name__}; copy "
@@ -141,16 +145,16 @@ def _pointer_adder(wanted: str, names: tuple[str, ...], device: Device) -> Adder
     return add
 
 
-def _dims_adder(wanted: str) -> Adder:
+def _dims_adder(wanted: str, size: int) -> Adder:
     def add(values: list[int | float], argument: Any) -> None:
-        if not isinstance(argument, (tuple, list)) or len(argument) > DIMS:
-            raise TypeError(f"{wanted} and wants a tuple of up to {DIMS} integers, not "
+        if not isinstance(argument, (tuple, list)) or len(argument) > size:
+            raise TypeError(f"{wanted} and wants a tuple of up to {size} integers, not "
                             f"{argument!r}")
         try:
             values.extend(map(operator.index, argument))
         except TypeError:
             raise TypeError(f"{wanted} and wants integers, not {argument!r}") from None
-        values.extend((0,) * (DIMS - len(argument)))
+        values.extend((0,) * (size - len(argument)))
     return add
 
 

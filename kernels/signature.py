@@ -14,10 +14,10 @@ POINTERS = {
     "unsigned char": ("bool", "uint8"), "__half": ("float16", "uint16"),
     "__nv_bfloat16": ("uint16",),
 }
-# The C types of a value, and how the module `struct` packs it. Dims is in common.cuh.
+# The C types of a value, and how the module `struct` packs it. Dims and Table are in common.cuh.
 VALUES = {"float": "f", "double": "d", "int": "i", "unsigned": "I", "long long": "q",
-          "unsigned long long": "Q", "Dims": "8q"}
-DIMS = 8                                    # the axes that a Dims has room for
+          "unsigned long long": "Q", "Dims": "8q", "Table": "64q"}
+SIZES = {"Dims": 8, "Table": 64}            # how many numbers these two have room for
 
 _SAME = {"unsigned int": "unsigned", "long long int": "long long", "half": "__half",
          "unsigned long long int": "unsigned long long", "nv_bfloat16": "__nv_bfloat16"}
@@ -30,11 +30,15 @@ _KERNEL = re.compile(
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a kernel: `type` is the C type of the value or of what it points to."""
+    """One parameter of a kernel: `type` is the C type of the value or of what it points to.
+
+    optional: a pointer that may be null, which the source says by OPTIONAL (common.cuh).
+    """
 
     name: str
     type: str
     pointer: bool
+    optional: bool = False
 
     @property
     def format(self) -> str:
@@ -80,7 +84,8 @@ def read_signatures(source: str, file: str) -> Signatures:
 
 
 def _parameter(text: str, where: str) -> Parameter:
-    words = re.sub(r"\b(const|__restrict__)\b|\*", " ", text).split()
+    words = re.sub(r"\b(const|__restrict__|OPTIONAL)\b|\*", " ", text).split()
+    optional = bool(re.search(r"\*.*\bOPTIONAL\b", text))
     pointer, c_type = text.count("*") == 1, " ".join(words[:-1])
     c_type = _SAME.get(c_type, c_type)
     allowed = POINTERS if pointer else VALUES
@@ -89,4 +94,4 @@ def _parameter(text: str, where: str) -> Parameter:
             f"{where}: cannot pass the parameter '{text}': use one of {', '.join(VALUES)}, or a "
             f"pointer to one of {', '.join(POINTERS)}"
         )
-    return Parameter(words[-1], c_type, pointer)
+    return Parameter(words[-1], c_type, pointer, optional)

@@ -126,6 +126,29 @@ def test_dims_travel_by_value_and_a_strided_array_is_passed_as_such(compiled, ch
         compiled(COPY, checked)
 
 
+ADD_MANY = """#include "common.cuh"
+extern "C" __global__ void k(Table arrays, int count, const float* OPTIONAL factor, float* y) {
+    float sum = 0.0f;
+    for (int i = 0; i < count; i++) sum += *(const float*)arrays.n[i];
+    y[0] = factor ? sum * factor[0] : sum;
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_table_of_addresses_and_an_optional_pointer(compiled, checked):
+    kernel = compiled(ADD_MANY, checked)
+    arrays = [kernel.device.from_numpy(np.full(1, 2.0**i, np.float32)) for i in range(20)]
+    factor, y = kernel.device.from_numpy(np.full(1, 3, np.float32)), kernel.device.empty(1)
+    for given, expected in [(None, 2.0**20 - 1), (factor, 3 * (2.0**20 - 1))]:
+        kernel(tuple(a.pointer for a in arrays), 20, given, y, grid=1, block=1)
+        assert y.numpy() == expected
+    with pytest.raises(TypeError, match="'y' .*wants a DeviceArray, not NoneType"):
+        kernel((), 0, None, None, grid=1, block=1)
+    with pytest.raises(TypeError, match="'arrays' is Table arrays and wants .*up to 64 integers"):
+        kernel((0,) * 65, 0, None, y, grid=1, block=1)
+
+
 @pytest.mark.slow
 def test_a_wrong_argument_is_named(compiled):
     device = get_device("emulator")
@@ -174,3 +197,8 @@ def test_signatures_are_read_from_the_source():
     assert list(map(str, kernel)) == ["unsigned n", "Dims shape", "__half* x",
                                       "unsigned long long m"]
     assert packing(kernel)[1] == [0, 8, 72, 80]         # as in a C struct
+    (kernel,) = read_signatures('''extern "C" __global__ void k(
+        const float* __restrict__ OPTIONAL x, float* OPTIONAL y, float* z,
+        Table many)''', "a.cu").values()
+    assert list(map(str, kernel)) == ["float* x", "float* y", "float* z", "Table many"]
+    assert [parameter.optional for parameter in kernel] == [True, True, False, False]
