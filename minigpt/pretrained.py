@@ -162,7 +162,15 @@ class PreTrainedModel(Module):
             return load_model(cls, config, reader, dtype, device)
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
-        """Write config.json and model.safetensors as transformers does, whole or not at all."""
+        """Write config.json and model.safetensors as transformers does, whole or not at all.
+
+        ValueError for a model with LoRA adapters.
+        """
+        if any(name.endswith(".lora_A") for name, _ in self.named_parameters()):
+            raise ValueError(
+                "save_pretrained: the model has LoRA adapters: merge_lora(model) first, or write "
+                "them alone with save_lora(model, folder)"
+            )
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         state = {name: p.numpy() for name, p in self.named_parameters()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tensor.nn import Parameter
+from tensor.nn import Conv1D, Parameter
 from tensor.random import default_generator
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def prune_heads(model: PreTrainedModel, heads: Mapping[int, Iterable[int]]) -> N
     config.pruned_heads remembers them, and files hold the smaller matrices. Michel et al. 2019,
     "Are Sixteen Heads Really Better than One?".
 
-    ValueError for a layer or a head that does not exist, or for all heads of a layer, TypeError for
-    one that is no whole number: then nothing is changed.
+    ValueError for a layer or a head that does not exist, for all heads of a layer, or for a model
+    with LoRA adapters, TypeError for one that is no whole number: then nothing is changed.
     """
     config = model.config
     pruned = {layer: set(gone) for layer, gone in (config.pruned_heads or {}).items()}
@@ -73,6 +73,9 @@ def prune_heads(model: PreTrainedModel, heads: Mapping[int, Iterable[int]]) -> N
             )
         if len(gone | pruned.get(layer, set())) == config.n_head:
             raise ValueError(f"prune_heads: layer {layer} would have no head left; keep one")
+    attentions = [block.attn for block in model.base_model.h]
+    if not all(isinstance(layer, Conv1D) for a in attentions for layer in (a.c_attn, a.c_proj)):
+        raise ValueError("prune_heads: the model has LoRA adapters: merge_lora(model) first")
     for layer, gone in wanted.items():
         before = pruned.get(layer, set())
         left = [head for head in range(config.n_head) if head not in before]
