@@ -20,6 +20,8 @@ OPTIONS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-fno-strict-aliasi
            "-ffp-contract=off"]
 # Each access to memory becomes a call, which checks.h answers.
 CHECKED_OPTIONS = ["-fsanitize=thread,alignment"]
+# What a kernel's source is compiled with in front of it.
+HEADERS = ["cuda_emulator.h", "vector_types.h", "device_math.h"]
 
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;")
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"/]+)"', re.MULTILINE)
@@ -77,7 +79,7 @@ def kernels(path: Path, signatures: Signatures, checked: bool) -> Path:
                        f"void emu_kernel_{name}(const char* a) {{ {name}({values}); }}")
     sources["entries.cpp"] = '#include "cuda_emulator.h"\n' + "\n".join(entries) + "\n"
     return library(path.stem, sources, CHECKED_OPTIONS if checked else [],
-                   [HERE / "cuda_emulator.h"])
+                   [HERE / name for name in HEADERS])
 
 
 def translate(path: Path) -> dict[str, str]:

@@ -19,15 +19,7 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 
-struct uint3 { unsigned x, y, z; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) int2 { int x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline int2 make_int2(int x, int y) { return {x, y}; }
-inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+#include "vector_types.h"
 
 extern "C" {
 extern uint3 threadIdx, blockIdx, blockDim, gridDim;    // written at each switch of threads
@@ -153,12 +145,4 @@ template <class T> inline T atomicCAS(T* p, typename EmuSame<T>::type compare,
     return old;
 }
 
-// Under another name, because the newest C libraries declare an rsqrtf of their own.
-inline float emu_rsqrtf(float x) { return 1.0f / sqrtf(x); }
-#define rsqrtf emu_rsqrtf
-inline float __expf(float x) { return expf(x); }
-inline float __fdividef(float a, float b) { return a / b; }
-inline int min(int a, int b) { return a < b ? a : b; }
-inline int max(int a, int b) { return a > b ? a : b; }
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
-template <class T> inline T __ldg(const T* p) { return *p; }
+#include "device_math.h"
