@@ -1,0 +1,308 @@
+// driver_double.c - a stand-in for NVIDIA's driver library, libcuda.so.1. For tests only.
+//
+// It lets kernels/cuda.py run through the real PyCUDA where there is no GPU. Memory is the
+// emulator's, a "cubin" names a library that the emulator has built (driver_double.py makes both),
+// and a launch runs there: so numbers are right or wrong, and what PyCUDA hands on is checked as a
+// driver does. It shows nothing about a GPU.
+//
+// DOUBLE_RUNTIME  the emulator's runtime library
+// DOUBLE_MEMORY   bytes of memory that the GPU has (default: 1 GiB)
+// DOUBLE_CHECKED  set: kernels run in the emulator's checked mode
+// DOUBLE_FAIL     a function that fails, and with which error: "cuInit:100"
+// DOUBLE_LOG      a file for one line at exit: what is left in use, and how contexts were used
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100,
+       INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700,
+       NOT_SUPPORTED = 801 };
+enum { MOST = 1 << 16, DEPTH = 16, KERNELS = 512 };
+
+typedef struct { uintptr_t address; size_t bytes; } Block;
+typedef struct { char name[128]; void* entry; size_t argument_bytes; } Function;
+typedef struct { int n; Function functions[KERNELS]; } Module;
+
+static Block blocks[MOST];
+static size_t n_blocks, bytes_used, bytes_most;
+static int started, sticky, retained;
+static long pushed, popped, launched, allocated;
+static _Thread_local void* stack[DEPTH];
+static _Thread_local int depth;
+static char primary[1];         // its address is the primary context
+
+static void* (*emu_malloc)(size_t);
+static void (*emu_free)(void*);
+static void (*emu_write)(void*, const void*, size_t);
+static void (*emu_copy)(void*, const void*, size_t);
+static const char* (*emu_message)(void);
+static int (*emu_launch)(void*, const char*, size_t, const unsigned*, const unsigned*, size_t, int,
+                         uint64_t, int, void*);
+
+static int told_to_fail(const char* function) {
+    const char* fail = getenv("DOUBLE_FAIL");
+    size_t n = strlen(function);
+    return fail && !strncmp(fail, function, n) && fail[n] == ':' ? atoi(fail + n + 1) : OK;
+}
+
+// What every call does first: an error that it was told of, no initialisation, no context in this
+// thread, or what an earlier kernel did.
+#define BEGIN(needs_context)                                        \
+    do {                                                            \
+        int code = told_to_fail(__func__);                          \
+        if (code) return code;                                      \
+        if (!started) return NOT_INITIALIZED;                       \
+        if (needs_context && !depth) return INVALID_CONTEXT;        \
+        if (needs_context && sticky) return sticky;                 \
+    } while (0)
+
+static Block* block_of(uintptr_t address, size_t bytes) {
+    for (size_t i = 0; i < n_blocks; i++)
+        if (address >= blocks[i].address && address + bytes <= blocks[i].address + blocks[i].bytes)
+            return &blocks[i];
+    return NULL;
+}
+
+// ---- the device ----
+
+int cuInit(unsigned flags) {
+    int code = told_to_fail(__func__);
+    if (code) return code;
+    void* lib = dlopen(getenv("DOUBLE_RUNTIME"), RTLD_NOW | RTLD_GLOBAL);
+    if (!lib) { fprintf(stderr, "driver_double: %s\n", dlerror()); return 999; }
+    *(void**)&emu_malloc = dlsym(lib, "emu_malloc");
+    *(void**)&emu_free = dlsym(lib, "emu_free");
+    *(void**)&emu_write = dlsym(lib, "emu_write");
+    *(void**)&emu_copy = dlsym(lib, "emu_copy");
+    *(void**)&emu_message = dlsym(lib, "emu_message");
+    *(void**)&emu_launch = dlsym(lib, "emu_launch");
+    started = 1;
+    return OK;
+}
+int cuDriverGetVersion(int* version) { *version = 13000; return OK; }
+int cuDeviceGetCount(int* count) { BEGIN(0); *count = 1; return OK; }
+int cuDeviceGet(int* device, int ordinal) { BEGIN(0); *device = ordinal; return ordinal ? 101 : OK; }
+int cuDeviceGetName(char* name, int n, int device) {
+    BEGIN(0);
+    snprintf(name, n, "test double, no GPU");
+    return OK;
+}
+int cuDeviceComputeCapability(int* major, int* minor, int device) {
+    BEGIN(0);
+    *major = 9, *minor = 0;
+    return OK;
+}
+int cuDeviceGetAttribute(int* value, int attribute, int device) { BEGIN(0); *value = 1; return OK; }
+static size_t memory(void) {
+    const char* text = getenv("DOUBLE_MEMORY");
+    return text ? strtoull(text, NULL, 10) : (size_t)1 << 30;
+}
+int cuDeviceTotalMem_v2(size_t* bytes, int device) { BEGIN(0); *bytes = memory(); return OK; }
+int cuGetErrorString(int error, const char** text) {
+    switch (error) {        // the driver's own words
+        case OK: *text = "no error"; break;
+        case INVALID_VALUE: *text = "invalid argument"; break;
+        case OUT_OF_MEMORY: *text = "out of memory"; break;
+        case NOT_INITIALIZED: *text = "initialization error"; break;
+        case NO_DEVICE: *text = "no CUDA-capable device is detected"; break;
+        case 101: *text = "invalid device ordinal"; break;
+        case INVALID_IMAGE: *text = "device kernel image is invalid"; break;
+        case INVALID_CONTEXT: *text = "invalid device context"; break;
+        case NOT_FOUND: *text = "named symbol not found"; break;
+        case ILLEGAL_ADDRESS: *text = "an illegal memory access was encountered"; break;
+        case 701: *text = "too many resources requested for launch"; break;
+        case 803: *text = "system has unsupported display driver / cuda driver combination"; break;
+        default: *text = "unknown error";
+    }
+    return OK;
+}
+
+// ---- the context ----
+
+int cuDevicePrimaryCtxRetain(void** context, int device) {
+    BEGIN(0);
+    retained++;
+    *context = primary;
+    return OK;
+}
+int cuDevicePrimaryCtxRelease_v2(int device) { retained--; return OK; }
+int cuCtxPushCurrent_v2(void* context) {
+    BEGIN(0);
+    if (depth == DEPTH) return INVALID_VALUE;
+    stack[depth++] = context, pushed++;
+    return OK;
+}
+int cuCtxPopCurrent_v2(void** context) {
+    if (!depth) return INVALID_CONTEXT;
+    *context = stack[--depth], popped++;
+    return OK;
+}
+int cuCtxGetDevice(int* device) { BEGIN(1); *device = 0; return OK; }
+int cuCtxSynchronize(void) { BEGIN(1); return OK; }
+
+// ---- memory ----
+
+int cuMemAlloc_v2(uintptr_t* address, size_t bytes) {
+    BEGIN(1);
+    if (!bytes) return INVALID_VALUE;
+    if (n_blocks == MOST || bytes_used + bytes > memory()) return OUT_OF_MEMORY;
+    *address = (uintptr_t)emu_malloc(bytes);
+    if (!*address) return OUT_OF_MEMORY;
+    blocks[n_blocks++] = (Block){*address, bytes};
+    bytes_used += bytes, allocated++;
+    if (bytes_used > bytes_most) bytes_most = bytes_used;
+    return OK;
+}
+int cuMemFree_v2(uintptr_t address) {
+    BEGIN(1);
+    Block* block = block_of(address, 0);
+    if (!block || block->address != address) return INVALID_VALUE;
+    emu_free((void*)address);
+    bytes_used -= block->bytes;
+    *block = blocks[--n_blocks];
+    return OK;
+}
+int cuMemGetInfo_v2(size_t* free, size_t* total) {
+    BEGIN(1);
+    *total = memory(), *free = *total - bytes_used;
+    return OK;
+}
+int cuMemcpyHtoD_v2(uintptr_t to, const void* from, size_t bytes) {
+    BEGIN(1);
+    if (!block_of(to, bytes)) return INVALID_VALUE;
+    emu_write((void*)to, from, bytes);
+    return OK;
+}
+int cuMemcpyDtoH_v2(void* to, uintptr_t from, size_t bytes) {
+    BEGIN(1);
+    if (!block_of(from, bytes)) return INVALID_VALUE;
+    memcpy(to, (void*)from, bytes);
+    return OK;
+}
+int cuMemcpyDtoD_v2(uintptr_t to, uintptr_t from, size_t bytes) {
+    BEGIN(1);
+    if (!block_of(to, bytes) || !block_of(from, bytes)) return INVALID_VALUE;
+    emu_copy((void*)to, (const void*)from, bytes);
+    return OK;
+}
+
+// ---- kernels ----
+
+// An image is the text "\x7f" "ELF" "\n" LIBRARY "\n", then a line "NAME BYTES" for each kernel.
+int cuModuleLoadDataEx(Module** module, const char* image, unsigned n, int* options, void** values) {
+    BEGIN(1);
+    char library[4096], name[128];
+    size_t bytes;
+    int used = 0;
+    for (unsigned i = 0; i < n; i++) {          // PyCUDA reads the logs and their sizes
+        if (options[i] == 3 || options[i] == 5) *(char*)values[i] = 0;
+        if (options[i] == 4 || options[i] == 6) values[i] = NULL;
+    }
+    if (strncmp(image, "\x7f" "ELF\n", 5) || sscanf(image + 5, "%4095[^\n]%n", library, &used) != 1)
+        return INVALID_IMAGE;
+    void* lib = dlopen(library, RTLD_NOW);
+    if (!lib) { fprintf(stderr, "driver_double: %s\n", dlerror()); return INVALID_IMAGE; }
+    Module* made = *module = calloc(1, sizeof **module);
+    const char* rest = image + 5 + used;
+    while (made->n < KERNELS && sscanf(rest, " %127s %zu%n", name, &bytes, &used) == 2) {
+        char symbol[160];
+        snprintf(symbol, sizeof symbol, "emu_kernel_%s", name);
+        Function* f = &made->functions[made->n++];
+        strcpy(f->name, name);
+        f->entry = dlsym(lib, symbol), f->argument_bytes = bytes;
+        rest += used;
+    }
+    return OK;
+}
+int cuModuleLoadData(Module** module, const char* image) {
+    return cuModuleLoadDataEx(module, image, 0, NULL, NULL);
+}
+int cuModuleUnload(Module* module) { free(module); return OK; }
+int cuModuleGetFunction(Function** function, Module* module, const char* name) {
+    BEGIN(1);
+    for (int i = 0; i < module->n; i++)
+        if (!strcmp(module->functions[i].name, name)) {
+            *function = &module->functions[i];
+            return OK;
+        }
+    return NOT_FOUND;
+}
+int cuFuncGetAttribute(int* value, int attribute, Function* function) {
+    BEGIN(1);
+    *value = attribute == 0 ? 1024 : attribute == 4 ? 32 : 0;   // threads a block, registers
+    return OK;
+}
+int cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                   unsigned bz, unsigned shared, void* stream, void** parameters, void** extra) {
+    BEGIN(1);
+    const char* buffer = NULL;
+    size_t bytes = 0;
+    for (void** e = extra; *e; e += 2) {        // 1: the buffer, 2: its size, 0: the end
+        if (*e == (void*)1) buffer = e[1];
+        if (*e == (void*)2) bytes = *(size_t*)e[1];
+    }
+    if (parameters || !f->entry || bytes != f->argument_bytes || (uint64_t)bx * by * bz > 1024 ||
+        !gx || !gy || !gz || !bx || !by || !bz || gx > 2147483647u || gy > 65535 || gz > 65535 ||
+        bz > 64 || shared > 48 << 10)
+        return INVALID_VALUE;
+    unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+    launched++;
+    int checked = getenv("DOUBLE_CHECKED") != NULL;
+    if (emu_launch(f->entry, buffer, bytes, grid, block, shared, 0, 0, checked, f->entry)) {
+        fprintf(stderr, "driver_double: %s: %s\n", f->name, emu_message());
+        sticky = ILLEGAL_ADDRESS;               // told of by the calls after this one
+    }
+    return OK;
+}
+
+__attribute__((destructor)) static void report(void) {
+    const char* path = getenv("DOUBLE_LOG");
+    FILE* file = path ? fopen(path, "w") : NULL;
+    if (!file) return;
+    fprintf(file, "pushed %ld popped %ld allocated %ld left %zu most %zu launched %ld\n", pushed,
+            popped, allocated, bytes_used, bytes_most, launched);
+    fclose(file);
+}
+
+// ---- what PyCUDA links to, and we never call ----
+
+#define MISSING(name) int name(void) { return NOT_SUPPORTED; }
+MISSING(cuArray3DCreate_v2) MISSING(cuArray3DGetDescriptor_v2) MISSING(cuArrayCreate_v2)
+MISSING(cuArrayDestroy) MISSING(cuArrayGetDescriptor_v2) MISSING(cuCtxAttach)
+MISSING(cuCtxCreate_v4) MISSING(cuCtxDetach) MISSING(cuCtxDisablePeerAccess)
+MISSING(cuCtxEnablePeerAccess) MISSING(cuCtxGetApiVersion) MISSING(cuCtxGetCacheConfig)
+MISSING(cuCtxGetLimit) MISSING(cuCtxGetSharedMemConfig) MISSING(cuCtxSetCacheConfig)
+MISSING(cuCtxSetLimit) MISSING(cuCtxSetSharedMemConfig) MISSING(cuDeviceCanAccessPeer)
+MISSING(cuDeviceGetByPCIBusId) MISSING(cuDeviceGetPCIBusId) MISSING(cuEventCreate)
+MISSING(cuEventDestroy_v2) MISSING(cuEventElapsedTime_v2) MISSING(cuEventQuery)
+MISSING(cuEventRecord) MISSING(cuEventSynchronize) MISSING(cuFuncSetAttribute)
+MISSING(cuFuncSetBlockShape) MISSING(cuFuncSetCacheConfig) MISSING(cuFuncSetSharedSize)
+MISSING(cuIpcCloseMemHandle) MISSING(cuIpcGetEventHandle) MISSING(cuIpcGetMemHandle)
+MISSING(cuIpcOpenEventHandle) MISSING(cuIpcOpenMemHandle_v2) MISSING(cuLaunch) MISSING(cuLaunchGrid)
+MISSING(cuLaunchGridAsync) MISSING(cuLinkAddData_v2) MISSING(cuLinkAddFile_v2)
+MISSING(cuLinkComplete) MISSING(cuLinkCreate_v2) MISSING(cuLinkDestroy) MISSING(cuMemAllocManaged)
+MISSING(cuMemAllocPitch_v2) MISSING(cuMemFreeHost) MISSING(cuMemGetAddressRange_v2)
+MISSING(cuMemHostAlloc) MISSING(cuMemHostGetDevicePointer_v2) MISSING(cuMemHostGetFlags)
+MISSING(cuMemHostRegister_v2) MISSING(cuMemHostUnregister) MISSING(cuMemcpy2DAsync_v2)
+MISSING(cuMemcpy2DUnaligned_v2) MISSING(cuMemcpy2D_v2) MISSING(cuMemcpy3DAsync_v2)
+MISSING(cuMemcpy3DPeer) MISSING(cuMemcpy3DPeerAsync) MISSING(cuMemcpy3D_v2) MISSING(cuMemcpyAtoA_v2)
+MISSING(cuMemcpyAtoD_v2) MISSING(cuMemcpyAtoH_v2) MISSING(cuMemcpyDtoA_v2)
+MISSING(cuMemcpyDtoDAsync_v2) MISSING(cuMemcpyDtoHAsync_v2) MISSING(cuMemcpyHtoA_v2)
+MISSING(cuMemcpyHtoDAsync_v2) MISSING(cuMemcpyPeer) MISSING(cuMemcpyPeerAsync)
+MISSING(cuMemsetD16Async) MISSING(cuMemsetD16_v2) MISSING(cuMemsetD2D16Async)
+MISSING(cuMemsetD2D16_v2) MISSING(cuMemsetD2D32Async) MISSING(cuMemsetD2D32_v2)
+MISSING(cuMemsetD2D8Async) MISSING(cuMemsetD2D8_v2) MISSING(cuMemsetD32Async)
+MISSING(cuMemsetD32_v2) MISSING(cuMemsetD8Async) MISSING(cuMemsetD8_v2)
+MISSING(cuModuleGetGlobal_v2) MISSING(cuModuleGetSurfRef) MISSING(cuModuleGetTexRef)
+MISSING(cuModuleLoad) MISSING(cuParamSetSize) MISSING(cuParamSetTexRef) MISSING(cuParamSetf)
+MISSING(cuParamSeti) MISSING(cuParamSetv) MISSING(cuProfilerInitialize) MISSING(cuProfilerStart)
+MISSING(cuProfilerStop) MISSING(cuStreamAttachMemAsync) MISSING(cuStreamCreate)
+MISSING(cuStreamDestroy_v2) MISSING(cuStreamQuery) MISSING(cuStreamSynchronize)
+MISSING(cuStreamWaitEvent) MISSING(cuSurfRefGetArray) MISSING(cuSurfRefSetArray)
+MISSING(cuTexRefCreate) MISSING(cuTexRefDestroy) MISSING(cuTexRefGetAddressMode)
+MISSING(cuTexRefGetAddress_v2) MISSING(cuTexRefGetArray) MISSING(cuTexRefGetFilterMode)
+MISSING(cuTexRefGetFlags) MISSING(cuTexRefGetFormat) MISSING(cuTexRefSetAddress2D_v3)
+MISSING(cuTexRefSetAddressMode) MISSING(cuTexRefSetAddress_v2) MISSING(cuTexRefSetArray)
+MISSING(cuTexRefSetFilterMode) MISSING(cuTexRefSetFlags) MISSING(cuTexRefSetFormat)
