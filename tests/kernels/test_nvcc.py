@@ -1,0 +1,56 @@
+"""Every `.cu` file through the real nvcc, for each architecture: no warning, no register that
+spills, and parameters that lie on the GPU where the host packs them.
+"""
+
+import subprocess
+
+import pytest
+
+from kernels.cuda_compile import OPTIONS, find_nvcc
+from kernels.cuda_errors import CudaError
+from kernels.launch import HERE, MAX_SHARED
+from kernels.signature import packing, read_signatures
+from tests.kernels import cubin
+
+ARCHITECTURES = ["75", "80", "86", "89", "90"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def nvcc():
+    find_nvcc.cache_clear()
+    try:
+        return find_nvcc().path
+    except CudaError as error:
+        pytest.skip(error.failed)
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("*.cu")))
+def test_nvcc_compiles_it_as_the_host_believes(nvcc, file, tmp_path):
+    fatbin = tmp_path / "all.fatbin"
+    for_each = [x for a in ARCHITECTURES
+                for x in ("-gencode", f"arch=compute_{a},code=sm_{a}")]
+    options = [option for option in OPTIONS if option != "-cubin"]
+    run = subprocess.run(
+        [nvcc, "-fatbin", "--no-compress", *options, *for_each, "-Xptxas=-warn-spills",
+         "--threads", "2", str(HERE / file), "-o", str(fatbin)], capture_output=True, text=True)
+    assert (run.returncode, run.stdout + run.stderr) == (0, "")
+
+    signatures = read_signatures((HERE / file).read_text(encoding="utf-8"), file)
+    elfs = cubin.elfs_in(fatbin.read_bytes())
+    assert len(elfs) == len(ARCHITECTURES)
+    for elf in elfs:
+        kernels = cubin.kernels(elf)
+        assert sorted(kernels) == sorted(signatures)
+        for name, parameters in signatures.items():
+            packed, places = packing(parameters)
+            facts = kernels[name]
+            assert facts.parameter_bytes == packed.size, name
+            assert [facts.parameters[i][0] for i in range(len(parameters))] == places, name
+            # Dims, eight long long by value, is the only parameter of more than eight bytes.
+            sizes = [8 if p.pointer or "long" in p.type or p.type == "double" else
+                     64 if p.type == "Dims" else 4 for p in parameters]
+            assert [facts.parameters[i][1] for i in range(len(parameters))] == sizes, name
+            assert facts.shared <= MAX_SHARED + 1024, name      # sm_90 has 1 KiB of its own
+            assert 0 < facts.registers <= 255, name
