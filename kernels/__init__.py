@@ -5,5 +5,5 @@ on, `device.py` the devices that hold these; `emulator/` is the machine that the
 beside this file says what there is.
 
 Imports go one way: `kernels` imports neither `tensor` nor `minigpt`. Of their modules only
-`tensor/cuda_backend.py` may import this package, and only once a CUDA device is asked for.
+`tensor/cuda_*.py` may import this package, and only once a CUDA device is asked for.
 """

@@ -1,35 +1,323 @@
-// matmul.cu - C = A B: A (M, K), B (K, N), C (M, N), float32, row by row. K = 0 gives zeros.
+// matmul.cu - C = f(A B + bias) for a batch of matrices, float32. K = 0 gives f(bias).
 //
-// matmul_naive  one thread an entry of C: each reads 2 K floats from device memory.
-//               grid ceil(N / blockDim.x), ceil(M / blockDim.y).
-// matmul_tiles  a block computes a tile of 16 x 16 entries from tiles of A and B that it keeps in
-//               shared memory: each float is read from device memory 16 times less often.
-//               block (16, 16); grid ceil(N / 16), ceil(M / 16).
+//   M, N, K      A is (M, K), B is (K, N), C is (M, N); C lies row by row without gaps
+//   lda, ldb     elements from one row of A or B, as it lies in memory, to the next
+//   transpose_a  1 if A lies in memory as (K, M); transpose_b the same for B as (N, K)
+//   bias         (N,), or null for none
+//   activation   f: 0 for none, 1 for the GELU in GPT-2's form
+//   ndim, batch  the leading axes, at least one: how many, and their sizes. a_strides, b_strides:
+//                their strides in A and B, 0 along an axis that is repeated
+//   batches      product of those sizes
+//
+// Every grid is one row of blocks, because x alone may have more than 65535: a block finds its
+// tile by dividing its number. Sums run over k in one fixed order, so the same bits each time.
+//
+// matmul_naive      A thread an entry of C; neighbouring threads take neighbouring columns, so that
+//                   B is read in whole sectors of memory. Each entry reads 2 K floats for K
+//                   multiply-adds: memory is all that counts.
+//                   grid ceil(batches M N / blockDim.x), any block.
+// matmul_tiles      A block computes 16 x 16 entries from 16 x 16 tiles of A and B that it keeps in
+//                   shared memory: each float comes from device memory 16 times less often. What
+//                   limits now is shared memory, two reads for each multiply-add.
+//                   block (16, 16); grid batches * ceil(M / 16) * ceil(N / 16).
+// matmul_registers  A block of 64 threads computes 64 x 64 entries, a thread 8 x 8 of them in
+//                   registers: 16 floats read from shared memory, as four float4, serve 64
+//                   multiply-adds. block 64; grid batches * ceil(M / 64) * ceil(N / 64).
+// matmul_vector     128 x 128 entries by 256 threads. Device memory, too, is read four floats at a
+//                   time where both the data and its place in memory are multiples of four; and two
+//                   buffers: while a tile is multiplied, the next one is already on its way into
+//                   registers, so that its latency is hidden and one barrier a tile is enough.
+//                   block 256; grid batches * ceil(M / 128) * ceil(N / 128).
+// matmul_rows       For few rows of A, as in decoding, where reading B once is all the work. If B
+//                   lies (K, N): 32 columns a block, the warps share K among them, and their sums
+//                   meet in shared memory. If it lies (N, K): a warp a column, its lanes share K.
+//                   Four rows of A at a time use each float of B. block a multiple of 32;
+//                   grid batches * ceil(M / 4) * ceil(N / (transpose_b ? blockDim.x / 32 : 32)).
+#include "common.cuh"
+#include "gelu.cuh"
 
-extern "C" __global__ void matmul_naive(const float* __restrict__ A, const float* __restrict__ B,
-                                        float* __restrict__ C, int M, int N, int K) {
-    int n = blockIdx.x * blockDim.x + threadIdx.x, m = blockIdx.y * blockDim.y + threadIdx.y;
-    if (m >= M || n >= N) return;
-    float sum = 0.0f;
-    for (int k = 0; k < K; k++) sum += A[(long long)m * K + k] * B[(long long)k * N + n];
-    C[(long long)m * N + n] = sum;
+// How far from the first matrix of a batch its matrix `number` lies, counted with the last axis
+// running fastest. Unrolled, because a Dims that is indexed by a variable is copied to be indexed.
+__device__ inline long long distance(long long number, int ndim, const Dims& batch,
+                                     const Dims& strides) {
+    long long far = 0;
+#pragma unroll
+    for (int axis = 7; axis >= 0; axis--) {
+        if (axis >= ndim) continue;
+        far += number % batch.n[axis] * strides.n[axis];
+        number /= batch.n[axis];
+    }
+    return far;
 }
 
+// One matrix product of the batch.
+struct Product {
+    const float *A, *B, *bias;
+    float* C;
+    int M, N, K, transpose_a, transpose_b, activation;
+    long long lda, ldb;
+
+    // The same for matrix `number` of the batch.
+    __device__ Product at(long long number, int ndim, const Dims& batch, const Dims& a_strides,
+                          const Dims& b_strides) const {
+        Product one = *this;
+        one.A += distance(number, ndim, batch, a_strides);
+        one.B += distance(number, ndim, batch, b_strides);
+        one.C += number * M * N;
+        return one;
+    }
+    __device__ float a(int m, int k) const {
+        return transpose_a ? A[k * lda + m] : A[m * lda + k];
+    }
+    __device__ float b(int k, int n) const {
+        return transpose_b ? B[n * ldb + k] : B[k * ldb + n];
+    }
+    // C[m][n] = f(sum + bias[n]), if that is inside of C
+    __device__ void store(int m, int n, float sum) const {
+        if (m >= M || n >= N) return;
+        if (bias) sum += bias[n];
+        C[(long long)m * N + n] = activation ? GeluTanh::value(sum) : sum;
+    }
+};
+
+// Where a block works: the first row and column of its tile, and which matrix.
+struct Place {
+    int m, n;
+    long long matrix;
+};
+__device__ Place place_of_block(const Product& p, int rows, int columns) {
+    long long across = (p.N - 1) / columns + 1, down = (p.M - 1) / rows + 1;
+    long long tile = blockIdx.x;
+    return {int(tile / across % down) * rows, int(tile % across) * columns, tile / across / down};
+}
+
+// --- naive
+
+extern "C" __global__ void matmul_naive(
+        const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
+        float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
+        int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,
+        long long batches) {
+    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= batches * M * N) return;
+    int n = i % N, m = i / N % M;
+    Product p = Product{A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb}
+                    .at(i / N / M, ndim, batch, a_strides, b_strides);
+    float sum = 0.0f;
+    for (int k = 0; k < K; k++) sum += p.a(m, k) * p.b(k, n);
+    p.store(m, n, sum);
+}
+
+// --- tiles in shared memory
+
 extern "C" __global__ void __launch_bounds__(256) matmul_tiles(
-        const float* __restrict__ A, const float* __restrict__ B, float* __restrict__ C, int M,
-        int N, int K) {
-    __shared__ float a[16][16];
-    __shared__ float b[16][16];
+        const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
+        float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
+        int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,
+        long long batches) {
+    __shared__ float a[16][17];  // a column more, so that a transposed store hits 16 banks, not one
+    __shared__ float b[16][17];
+    Product p{A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb};
+    Place place = place_of_block(p, 16, 16);
+    p = p.at(place.matrix, ndim, batch, a_strides, b_strides);
     int x = threadIdx.x, y = threadIdx.y;
-    int n = blockIdx.x * 16 + x, m = blockIdx.y * 16 + y;
+    // Neighbouring threads read neighbouring addresses: along k or along m and n, as they lie.
+    int am = transpose_a ? x : y, ak = transpose_a ? y : x;
+    int bn = transpose_b ? y : x, bk = transpose_b ? x : y;
     float sum = 0.0f;
     for (int k0 = 0; k0 < K; k0 += 16) {
         // Outside the matrices the tiles hold zeros, which add nothing.
-        a[y][x] = m < M && k0 + x < K ? A[(long long)m * K + k0 + x] : 0.0f;
-        b[y][x] = k0 + y < K && n < N ? B[(long long)(k0 + y) * N + n] : 0.0f;
+        a[am][ak] = place.m + am < M && k0 + ak < K ? p.a(place.m + am, k0 + ak) : 0.0f;
+        b[bk][bn] = k0 + bk < K && place.n + bn < N ? p.b(k0 + bk, place.n + bn) : 0.0f;
         __syncthreads();
         for (int k = 0; k < 16; k++) sum += a[y][k] * b[k][x];
-        __syncthreads();            // before the next round overwrites the tiles
+        __syncthreads();  // before the next round overwrites the tiles
     }
-    if (m < M && n < N) C[(long long)m * N + n] = sum;
+    p.store(place.m + y, place.n + x, sum);
+}
+
+// --- tiles in registers
+
+// The 8 x 8 entries of a thread are four pieces of 4 x 4, half a tile apart: so neighbouring
+// threads read neighbouring float4 of shared memory, which puts no two in one bank. `x` and `y` are
+// the thread's place among SIDE x SIDE threads; a tile has 8 SIDE rows and columns.
+template <int SIDE, int DEPTH>
+__device__ inline void multiply(const float4 (&a)[DEPTH][2 * SIDE],
+                                const float4 (&b)[DEPTH][2 * SIDE], int x, int y,
+                                float (&sum)[8][8]) {
+#pragma unroll
+    for (int k = 0; k < DEPTH; k++) {
+        float4 a0 = a[k][y], a1 = a[k][SIDE + y], b0 = b[k][x], b1 = b[k][SIDE + x];
+        const float left[8] = {a0.x, a0.y, a0.z, a0.w, a1.x, a1.y, a1.z, a1.w};
+        const float right[8] = {b0.x, b0.y, b0.z, b0.w, b1.x, b1.y, b1.z, b1.w};
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+#pragma unroll
+            for (int j = 0; j < 8; j++) sum[i][j] += left[i] * right[j];
+    }
+}
+
+template <int SIDE>
+__device__ inline void store_all(const Product& p, Place place, int x, int y,
+                                 const float (&sum)[8][8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            p.store(place.m + i / 4 * 4 * SIDE + 4 * y + i % 4,
+                    place.n + j / 4 * 4 * SIDE + 4 * x + j % 4, sum[i][j]);
+}
+
+// Fill tile[k][r] = X(first + r, k0 + k), zero outside of `rows` and `K`. A matrix lies in memory
+// along r (`along_rows`: element (r, k) at k ld + r) or along k (at r ld + k); neighbouring threads
+// read along it.
+template <int ROWS, int DEPTH, int THREADS>
+__device__ inline void fill(float4 (&tile)[DEPTH][ROWS / 4], const float* X, long long ld,
+                            bool along_rows, int first, int rows, int k0, int K) {
+    float* flat = reinterpret_cast<float*>(tile);
+#pragma unroll 4
+    for (int i = threadIdx.x; i < ROWS * DEPTH; i += THREADS) {
+        int r = along_rows ? i % ROWS : i / DEPTH, k = along_rows ? i / ROWS : i % DEPTH;
+        bool inside = first + r < rows && k0 + k < K;
+        long long at = along_rows ? (k0 + k) * ld + first + r : (first + r) * ld + k0 + k;
+        flat[k * ROWS + r] = inside ? X[at] : 0.0f;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(64) matmul_registers(
+        const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
+        float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
+        int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,
+        long long batches) {
+    __shared__ float4 a[16][16];  // [k][m / 4]
+    __shared__ float4 b[16][16];  // [k][n / 4]
+    Product p{A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb};
+    Place place = place_of_block(p, 64, 64);
+    p = p.at(place.matrix, ndim, batch, a_strides, b_strides);
+    int x = threadIdx.x % 8, y = threadIdx.x / 8;
+    float sum[8][8] = {};
+    for (int k0 = 0; k0 < K; k0 += 16) {
+        fill<64, 16, 64>(a, p.A, lda, transpose_a, place.m, M, k0, K);
+        fill<64, 16, 64>(b, p.B, ldb, !transpose_b, place.n, N, k0, K);
+        __syncthreads();
+        multiply<8, 16>(a, b, x, y, sum);
+        __syncthreads();
+    }
+    store_all<8>(p, place, x, y, sum);
+}
+
+// --- four floats at a time, and two buffers
+
+// A thread's four neighbouring floats of each tile of 128 x 8 (tile[k][r]): along r or along k, as
+// they lie in memory. `load` goes from tile to tile.
+struct Quad {
+    const float* from;
+    long long step;         // from a tile to the next
+    int left, r, k;         // what is left of the matrix along the four; their place in the tile
+    bool along_rows, aligned;
+    int deep;               // what is left of it across: rows of k, or whether the row is inside
+
+    __device__ Quad(const float* X, long long ld, bool along_rows, int first, int rows, int K)
+        : along_rows(along_rows) {
+        int i = threadIdx.x;
+        r = along_rows ? i % 32 * 4 : i / 2;
+        k = along_rows ? i / 32 : i % 2 * 4;
+        from = X + (along_rows ? k * ld + first + r : (first + r) * ld + k);
+        step = along_rows ? 8 * ld : 8;
+        left = along_rows ? rows - first - r : K - k;
+        deep = along_rows ? K - k : rows - first - r;
+        aligned = ld % 4 == 0 && reinterpret_cast<size_t>(X) % 16 == 0;
+    }
+    // The next tile's four floats, zero outside of the matrix.
+    __device__ float4 load() {
+        int inside = deep > 0 ? left : 0;
+        float4 four = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (inside >= 4 && aligned) {
+            four = *reinterpret_cast<const float4*>(from);
+        } else {
+            if (inside > 0) four.x = from[0];
+            if (inside > 1) four.y = from[1];
+            if (inside > 2) four.z = from[2];
+            if (inside > 3) four.w = from[3];
+        }
+        from += step;
+        if (along_rows) deep -= 8;
+        else left -= 8;
+        return four;
+    }
+    __device__ void store(float4 (&tile)[8][32], float4 four) const {
+        if (along_rows) {
+            tile[k][r / 4] = four;
+        } else {
+            float* flat = reinterpret_cast<float*>(tile) + k * 128 + r;
+            flat[0] = four.x, flat[128] = four.y, flat[256] = four.z, flat[384] = four.w;
+        }
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(256, 2) matmul_vector(
+        const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
+        float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
+        int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,
+        long long batches) {
+    __shared__ float4 a[2][8][32];
+    __shared__ float4 b[2][8][32];
+    Product p{A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb};
+    Place place = place_of_block(p, 128, 128);
+    p = p.at(place.matrix, ndim, batch, a_strides, b_strides);
+    Quad from_a(p.A, lda, transpose_a, place.m, M, K), from_b(p.B, ldb, !transpose_b, place.n, N, K);
+    int x = threadIdx.x % 16, y = threadIdx.x / 16;
+    float sum[8][8] = {};
+    float4 next_a = from_a.load(), next_b = from_b.load();
+    for (int k0 = 0, now = 0; k0 < K; k0 += 8, now ^= 1) {
+        from_a.store(a[now], next_a);
+        from_b.store(b[now], next_b);
+        // The other buffer was read before this barrier, so the next round may overwrite it.
+        __syncthreads();
+        if (k0 + 8 < K) next_a = from_a.load(), next_b = from_b.load();
+        multiply<16, 8>(a[now], b[now], x, y, sum);
+    }
+    store_all<16>(p, place, x, y, sum);
+}
+
+// --- few rows
+
+extern "C" __global__ void matmul_rows(
+        const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
+        float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
+        int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,
+        long long batches) {
+    __shared__ float part[32][4][32];  // a warp's sums, by row and lane
+    Product p{A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb};
+    int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    Place place = place_of_block(p, 4, transpose_b ? warps : 32);
+    p = p.at(place.matrix, ndim, batch, a_strides, b_strides);
+    int n = place.n + (transpose_b ? warp : lane), last = min(4, M - place.m);
+    int k0 = transpose_b ? lane : warp, step = transpose_b ? 32 : warps;
+    float sum[4] = {};
+    if (n < N) {
+#pragma unroll 4
+        for (int k = k0; k < K; k += step) {
+            float b = p.b(k, n);
+#pragma unroll
+            for (int r = 0; r < 4; r++)
+                if (r < last) sum[r] += p.a(place.m + r, k) * b;
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+        if (transpose_b) {
+            for (int by = 16; by > 0; by /= 2) sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], by);
+            if (lane == 0) p.store(place.m + r, n, sum[r]);
+        } else {
+            part[warp][r][lane] = sum[r];
+        }
+    }
+    if (transpose_b) return;
+    __syncthreads();
+    for (int i = threadIdx.x; i < 4 * 32; i += blockDim.x) {
+        float total = 0.0f;
+        for (int w = 0; w < warps; w++) total += part[w][i / 32][i % 32];
+        p.store(place.m + i / 32, place.n + i % 32, total);
+    }
 }

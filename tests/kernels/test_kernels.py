@@ -34,20 +34,6 @@ def run_softmax(version, rows, cols, block, order, checked):
     np.testing.assert_allclose(y.numpy(), e / e.sum(1, keepdims=True), rtol=1e-4, atol=1e-7)
 
 
-def run_matmul(version, M, N, K, block, order, checked):
-    rng = np.random.default_rng(0)
-    a = rng.standard_normal((M, K)).astype(np.float32)
-    b = rng.standard_normal((K, N)).astype(np.float32)
-    device = get_device("emulator", checked)
-    c = device.empty((M, N))
-    grid = (-(-N // block[0]), -(-M // block[1]))
-    load("matmul.cu", device)[version](device.from_numpy(a), device.from_numpy(b), c, M, N, K,
-                                       grid=grid, block=block, order=order)
-    # The bound of a sum of K rounded products in any order (Higham 2002, section 3.1).
-    allowed = (K + 1) * 2.0**-24 * (np.abs(a).astype(np.float64) @ np.abs(b))
-    assert (np.abs(c.numpy() - a.astype(np.float64) @ b) <= allowed).all()
-
-
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("version", ["softmax_naive", "softmax_warp"])
 @pytest.mark.parametrize("block", [32, 64, 256, 1024])
@@ -60,19 +46,3 @@ def test_softmax(version, block, cols, order):
 @pytest.mark.parametrize("version", ["softmax_naive", "softmax_warp"])
 def test_softmax_checked(version):
     run_softmax(version, 33, 65, 64, 7, checked=True)
-
-
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(("version", "block"), [
-    ("matmul_naive", (32, 1)), ("matmul_naive", (8, 33)), ("matmul_tiles", (16, 16)),
-])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (33, 65, 1), (65, 1, 33), (65, 33, 1000),
-                                   (33, 1000, 65)])
-def test_matmul(version, block, shape, order):
-    run_matmul(version, *shape, block, order, checked=False)
-
-
-@pytest.mark.parametrize(("version", "block"), [("matmul_naive", (8, 8)),
-                                                ("matmul_tiles", (16, 16))])
-def test_matmul_checked(version, block):
-    run_matmul(version, 33, 65, 31, block, 7, checked=True)

@@ -1,0 +1,127 @@
+"""Matrix products on CUDA devices: the kernels of `kernels/matmul.cu`."""
+
+from __future__ import annotations
+
+import math
+
+from kernels.array import DeviceArray
+from tensor.backend import Backend, Shape
+from tensor.cuda_launch import Version, as_rows, ceil_div, contiguous, kernel
+
+FEW_ROWS = 8  # up to so many rows, reading B once is all the work
+LARGE = 64  # so many tiles of 128 x 128 keep a GPU busy; fewer are cut into smaller ones
+
+
+def matmul(
+    be: Backend,
+    a: DeviceArray,
+    b: DeviceArray,
+    transpose_a: bool,
+    transpose_b: bool,
+    version: Version | None = None,
+) -> DeviceArray:
+    """(..., M, K) (..., K, N) -> (..., M, N); the flags swap the last two axes first."""
+    if b.ndim == 2 and a.ndim > 2 and not transpose_a:  # one product instead of one an index
+        rows = as_rows(be, a)
+        y = product(be, rows, b, None, False, transpose_b, version=version)
+        return reshaped(y, (*a.shape[:-1], y.shape[-1]))
+    return product(be, a, b, None, transpose_a, transpose_b, version=version)
+
+
+def linear(
+    be: Backend,
+    x: DeviceArray,
+    w: DeviceArray,
+    b: DeviceArray | None,
+    transpose: bool,
+    version: Version | None = None,
+) -> DeviceArray:
+    """x w + b, x (..., K), w (K, N), with transpose (N, K), b (N,) -> (..., N)."""
+    y = product(be, as_rows(be, x), w, b, False, transpose, version=version)
+    return reshaped(y, (*x.shape[:-1], y.shape[-1]))
+
+
+def linear_backward_weight(
+    be: Backend, x: DeviceArray, dy: DeviceArray, version: Version | None = None
+) -> DeviceArray:
+    """x^T dy over all rows: x (..., K), dy (..., N) -> (K, N)."""
+    return product(be, as_rows(be, x), as_rows(be, dy), None, True, False, version=version)
+
+
+def product(
+    be: Backend,
+    a: DeviceArray,
+    b: DeviceArray,
+    bias: DeviceArray | None,
+    transpose_a: bool,
+    transpose_b: bool,
+    gelu: bool = False,
+    version: Version | None = None,
+) -> DeviceArray:
+    """a b + bias, and, where asked for, GELU in GPT-2's form of that. Axes as in `matmul`.
+
+    Operands may have any strides; one whose last two axes both have gaps is copied first.
+    """
+    M, K = a.shape[:-3:-1] if transpose_a else a.shape[-2:]
+    N = b.shape[-2] if transpose_b else b.shape[-1]
+    leading = broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    c = a.device.empty((*leading, M, N), a.dtype)
+    if c.size == 0:
+        return c
+    a, lda, transpose_a = _lying(be, a, transpose_a)
+    b, ldb, transpose_b = _lying(be, b, transpose_b)
+    batches = math.prod(leading)
+    version = version or _best(M, N, batches)
+    batch = leading or (1,)
+    strides = [x.expand((*leading, *x.shape[-2:])).strides[:-2] or (0,) for x in (a, b)]
+    kernel("matmul.cu", version.name, c)(
+        a.strided, b.strided, None if bias is None else contiguous(be, bias), c, M, N, K, lda, ldb,
+        int(transpose_a), int(transpose_b), int(gelu), len(batch), batch, *strides, batches,
+        grid=_grid(version, M, N, batches, transpose_b),
+        block=(16, 16) if version.name == "matmul_tiles" else version.block,
+        order=version.order,
+    )  # fmt: skip
+    return c
+
+
+def _lying(be: Backend, x: DeviceArray, transpose: bool) -> tuple[DeviceArray, int, bool]:
+    """x, the step from one row in memory to the next, and whether it lies transposed."""
+    if x.strides[-1] != 1 and x.shape[-1] != 1:
+        if x.strides[-2] == 1 or x.shape[-2] == 1:
+            return x, x.strides[-1], not transpose
+        x = be.copy(x)
+    return x, x.strides[-2], transpose
+
+
+def _best(M: int, N: int, batches: int) -> Version:
+    if M <= FEW_ROWS:
+        return Version("matmul_rows", 256)
+    if min(M, N) >= 128 and batches * ceil_div(M, 128) * ceil_div(N, 128) >= LARGE:
+        return Version("matmul_vector", 256)
+    return Version("matmul_registers", 64)
+
+
+def _grid(version: Version, M: int, N: int, batches: int, transpose_b: bool) -> int:
+    if version.name == "matmul_naive":
+        return ceil_div(batches * M * N, version.block)
+    rows, columns = {
+        "matmul_tiles": (16, 16),
+        "matmul_registers": (64, 64),
+        "matmul_vector": (128, 128),
+        "matmul_rows": (4, version.block // 32 if transpose_b else 32),
+    }[version.name]
+    return batches * ceil_div(M, rows) * ceil_div(N, columns)
+
+
+def broadcast_shapes(x: Shape, y: Shape) -> Shape:
+    """The common shape of two that broadcast."""
+    ndim = max(len(x), len(y))
+    pairs = zip((1,) * (ndim - len(x)) + x, (1,) * (ndim - len(y)) + y, strict=True)
+    return tuple(n if m == 1 else m for m, n in pairs)
+
+
+def reshaped(x: DeviceArray, shape: Shape) -> DeviceArray:
+    """A view of a contiguous array."""
+    view = x.reshape(shape)
+    assert view is not None, "a contiguous array has a view of every shape"
+    return view
