@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 # -lineinfo costs nothing at run time and lets compute-sanitizer and the profilers name lines.
 OPTIONS = ["-cubin", "-std=c++17", "-lineinfo", f"-I{HERE}"]
 CUBIN_MAGIC = b"\x7fELF"
+TOOLKIT = Path("/usr/local/cuda")
 USERS_OPTIONS = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "NVCC_CCBIN")
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
@@ -58,7 +59,7 @@ def nvcc_places() -> Iterator[tuple[str, Path]]:
                              reverse=True):
             yield "the toolkit's folder", folder / "bin" / name
     else:
-        yield "the toolkit's folder", Path("/usr/local/cuda/bin") / name
+        yield "the toolkit's folder", TOOLKIT / "bin" / name
     prefixes = [os.environ.get("CONDA_PREFIX"), sys.prefix]
     for prefix in dict.fromkeys(p for p in prefixes if p):
         folder = Path(prefix, "Library", "bin") if sys.platform == "win32" else Path(prefix, "bin")
@@ -147,6 +148,8 @@ def compile_cubin(source: Path, arch: str) -> bytes:
     try:
         _run_nvcc([nvcc.path, *OPTIONS, f"-arch={arch}", str(source), "-o", str(temporary)])
         code = temporary.read_bytes()
+        if not code.startswith(CUBIN_MAGIC):
+            raise CompileError(f"{nvcc.path} ended well, but made no cubin of {source}")
         try:
             os.replace(temporary, path)
         except PermissionError:     # Windows, while another process reads its own copy of it

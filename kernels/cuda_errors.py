@@ -106,7 +106,7 @@ NVCC = (
           "nvcc does not know the host's C++ compiler: it is too new or too old for it",
           "export NVCC_APPEND_FLAGS='-ccbin g++-13'     (a version that the message allows; "
           "Debian, Ubuntu: apt install g++-13)"),
-    Known(r"(gcc|g\+\+|clang|cc)\S*: (No such file|command not found|not found)|"
+    Known(r"\b(gcc|g\+\+|clang|cc)\S*: (No such file|command not found|not found)|"
           r"Failed to preprocess host compiler|[Uu]nknown host compiler",
           "nvcc needs a C++ compiler of the host, and the one it asked for is not there",
           "sudo apt install g++     (or name one: export NVCC_APPEND_FLAGS='-ccbin /path/to/g++')"),
@@ -138,6 +138,11 @@ def in_wsl() -> bool:
     return "microsoft" in platform.release().lower() or "WSL_DISTRO_NAME" in os.environ
 
 
+def in_container() -> bool:
+    """Is this a Docker or Podman container?"""
+    return Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
+
+
 def explain_import(error: ImportError) -> CudaError:
     """What a failed `import pycuda.driver` means."""
     text = str(error)
@@ -166,7 +171,7 @@ def no_driver(seen: str) -> CudaError:
                          f"{seen}; {WSL_DRIVER} is not there",
                          "winget install Nvidia.GeForceExperience     (in Windows; install no "
                          "driver inside of WSL)")
-    if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
+    if in_container():
         return CudaError(f"{failed} in this container", seen,
                          "docker run --gpus all …     (with the NVIDIA container toolkit)")
     return CudaError(failed, seen, "sudo ubuntu-drivers install     (elsewhere: "
