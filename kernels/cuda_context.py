@@ -53,7 +53,7 @@ class Context:
         if threading.current_thread() is threading.main_thread():
             self._primary.push()
             self._thread = threading.get_ident()
-            atexit.register(self._leave)
+        atexit.register(self._leave)
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """function(*arguments), with the context current in this thread."""
@@ -67,7 +67,8 @@ class Context:
 
     def _leave(self) -> None:
         # Not `pop`: PyCUDA would then release the context in a destructor, which takes it for one
-        # of another kind and prints a warning. `detach` releases it and forgets that it was pushed.
+        # of another kind and prints a warning. `detach` releases it, forgets that it was pushed,
+        # and what still has memory in it goes without a word.
         self._thread = None
         try:
             self._primary.detach()

@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from kernels.cuda_memory import MemoryPool, block_size
 
 
-class Full(Exception):
+class FullError(Exception):
     pass
+
+
+def is_full(error):
+    return isinstance(error, FullError)
 
 
 class Driver:
@@ -23,7 +27,7 @@ class Driver:
     def allocate(self, nbytes):
         self.calls += 1
         if nbytes > self.room:
-            raise Full
+            raise FullError
         self.room -= nbytes
         address = next(self.addresses)
         self.sizes[address] = nbytes
@@ -33,7 +37,7 @@ class Driver:
         self.room += self.sizes.pop(address)
 
     def pool(self, exact=False):
-        return MemoryPool(self.allocate, self.free, lambda error: isinstance(error, Full), exact)
+        return MemoryPool(self.allocate, self.free, is_full, exact)
 
 
 @given(st.integers(0, 2**45))
@@ -118,7 +122,7 @@ def test_another_error_of_the_driver_is_passed_on():
         raise RuntimeError("context is destroyed")
 
     with pytest.raises(RuntimeError, match="destroyed"):
-        MemoryPool(broken, print, lambda error: isinstance(error, Full)).take(1)
+        MemoryPool(broken, print, is_full).take(1)
 
 
 def test_exact_keeps_nothing_and_asks_for_the_very_size():
