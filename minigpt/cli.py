@@ -1,4 +1,4 @@
-"""The command line: `minigpt train`, `generate`, `tokenize`, `prepare`, `download`, `info`.
+"""The command line: `minigpt train`, `generate`, `eval`, `tokenize`, `prepare`, `download`, `info`.
 
 Exit codes: 0, 2 for a user's error with one line on stderr, 130 when a signal stopped the work
 (training saves a checkpoint first).
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from minigpt import cli_download, cli_tokenize, cli_train
+from minigpt import cli_download, cli_eval, cli_tokenize, cli_train
 from minigpt.cli_common import INTERRUPTED, discard_output, not_empty, print_line
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.preparation import prepare
@@ -186,6 +186,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(verbs.add_parser("generate", help="continue a prompt", allow_abbrev=False))
     cli_tokenize.add_options(
         verbs.add_parser("tokenize", help="show the tokens of a text", allow_abbrev=False)
+    )
+    cli_eval.add_options(
+        verbs.add_parser("eval", help="measure a model on a text", allow_abbrev=False)
     )
     _add_prepare(verbs.add_parser("prepare", help="turn text into tokens", allow_abbrev=False))
     cli_download.add_options(
