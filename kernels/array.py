@@ -40,12 +40,12 @@ class DeviceArray:
     strides and offset count elements, not bytes. Made by a device's `empty` and `from_numpy`.
     """
 
-    __slots__ = ("dtype", "is_contiguous", "offset", "shape", "storage", "strides")
+    __slots__ = ("dtype", "is_contiguous", "is_view", "offset", "shape", "storage", "strides")
 
     def __init__(self, storage: Storage, shape: Shape, strides: Shape, offset: int,
-                 dtype: np.dtype) -> None:
+                 dtype: np.dtype, is_view: bool = False) -> None:
         self.storage, self.shape, self.strides, self.offset = storage, shape, strides, offset
-        self.dtype = dtype
+        self.dtype, self.is_view = dtype, is_view               # is_view: made from another array
         self.is_contiguous = _is_contiguous(shape, strides)     # row by row, without gaps
 
     @property
@@ -105,7 +105,7 @@ class DeviceArray:
             strides = _reshaped_strides(self.shape, self.strides, shape)
         if strides is None:
             return None
-        return DeviceArray(self.storage, tuple(shape), strides, self.offset, self.dtype)
+        return self._view(tuple(shape), strides, self.offset)
 
     def permute(self, axes: Shape) -> DeviceArray:
         """Axis i of the view is axis axes[i] of this array; negative axes count from the end."""
@@ -114,8 +114,8 @@ class DeviceArray:
         if sorted(axes) != list(range(ndim)):
             raise ValueError(f"permute: {axes} does not name each of the {ndim} axes of "
                              f"{self.shape} once")
-        return DeviceArray(self.storage, tuple(self.shape[a] for a in axes),
-                           tuple(self.strides[a] for a in axes), self.offset, self.dtype)
+        return self._view(tuple(self.shape[a] for a in axes), tuple(self.strides[a] for a in axes),
+                          self.offset)
 
     def expand(self, shape: Shape) -> DeviceArray:
         """Broadcast: axes of size 1, and new ones in front, repeat their elements (stride 0)."""
@@ -124,8 +124,7 @@ class DeviceArray:
             raise ValueError(f"expand: {self.shape} does not broadcast to {tuple(shape)}")
         strides = tuple(0 if m != n else s
                         for m, n, s in zip(self.shape, shape[new:], self.strides))
-        return DeviceArray(self.storage, tuple(shape), (0,) * new + strides, self.offset,
-                           self.dtype)
+        return self._view(tuple(shape), (0,) * new + strides, self.offset)
 
     def __getitem__(self, index: Any) -> DeviceArray:
         """A view by ints, slices (negative steps, too), None and Ellipsis.
@@ -159,7 +158,10 @@ class DeviceArray:
                 strides.append(step * stride)
             else:
                 offset += _position(item, size, axis - 1, self.shape) * stride
-        return DeviceArray(self.storage, tuple(shape), tuple(strides), offset, self.dtype)
+        return self._view(tuple(shape), tuple(strides), offset)
+
+    def _view(self, shape: Shape, strides: Shape, offset: int) -> DeviceArray:
+        return DeviceArray(self.storage, shape, strides, offset, self.dtype, is_view=True)
 
     def __len__(self) -> int:
         if not self.shape:

@@ -3,6 +3,9 @@
 
 // The shape, or the strides in elements, of an array of up to 8 axes: a parameter by value, so that
 // a launch needs no copy to the device. The host gives a tuple; a shorter one is padded with 0.
+//
+// A kernel that looks up an axis by a variable takes it as `const __grid_constant__ Dims shape`:
+// then it is read where the launch put it, and not copied to each thread's own memory first.
 struct Dims {
     long long n[8];
 };

@@ -84,7 +84,7 @@ def read_signatures(source: str, file: str) -> Signatures:
 
 
 def _parameter(text: str, where: str) -> Parameter:
-    words = re.sub(r"\b(const|__restrict__|OPTIONAL)\b|\*", " ", text).split()
+    words = re.sub(r"\b(const|__restrict__|__grid_constant__|OPTIONAL)\b|\*", " ", text).split()
     optional = bool(re.search(r"\*.*\bOPTIONAL\b", text))
     pointer, c_type = text.count("*") == 1, " ".join(words[:-1])
     c_type = _SAME.get(c_type, c_type)

@@ -37,7 +37,7 @@ class Linear(Function):
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         be = self.backend
-        dx = be.matmul(dy, self.w, False, not self.transpose) if self.needs_grad[0] else None
+        dx = be.linear(dy, self.w, None, not self.transpose) if self.needs_grad[0] else None
         dw = None
         if self.needs_grad[1]:
             pair = (dy, self.x) if self.transpose else (self.x, dy)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensor import Tensor, cat, stack, where
+from tensor import cat, stack, where
 from tests.tensor import slow_ops
 from tests.tensor.op_row import Op, Shapes
 
@@ -123,7 +123,7 @@ def checkers(shape: tuple[int, ...]) -> np.ndarray:
 CHOICES = [
     Op(
         f"where_{'x'.join(map(str, mask.shape))}",
-        lambda a, b, mask=mask: where(Tensor(mask), a, b), BINARY[:6],
+        lambda a, b, mask=mask: where(mask, a, b), BINARY[:6],
         lambda torch, a, b, mask=mask: torch.where(torch.tensor(mask), a, b),
         plain=lambda a, b, mask=mask: np.where(mask, a, b),
     )

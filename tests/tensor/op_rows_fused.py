@@ -170,7 +170,7 @@ def _attention_rows() -> list[Op]:
         for want in (False, True):
 
             def ours(q: Any, k: Any, v: Any, given: Any = given, want: Any = want) -> Any:
-                bias = Tensor(given["bias"], q.dtype) if "bias" in given else None
+                bias = Tensor(given["bias"], q.dtype, device=q.device) if "bias" in given else None
                 options = {**given, "bias": bias, "want_weights": want}
                 return attention(q, k, v, **options)[: 1 + want]
 
@@ -205,7 +205,7 @@ def _head_mask_rows() -> list[Op]:
     for name, given in options:
 
         def ours(q: Any, k: Any, v: Any, m: Any, given: Any = given) -> Any:
-            bias = Tensor(given["bias"], q.dtype) if "bias" in given else None
+            bias = Tensor(given["bias"], q.dtype, device=q.device) if "bias" in given else None
             return attention(q, k, v, head_mask=m, want_weights=True, **{**given, "bias": bias})
 
         def twin(torch: Any, q: Any, k: Any, v: Any, m: Any, given: Any = given) -> Any:
