@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from functools import cache
 
+import numpy as np
+
 from tensor.backend import Backend
 from tensor.numpy_backend import NumpyBackend
 
 DEVICES = ("cpu", "cuda", "emulator", "auto")
 
 
-@cache
 def get_backend(device: str) -> Backend:
     """The backend for a device name, the same one each time.
 
@@ -23,24 +24,31 @@ def get_backend(device: str) -> Backend:
     allocates memory (`numpy_backend.keep_freed_memory`), the others look for a driver or a
     compiler.
 
-    Raises ValueError for another name, and for "cuda" and "emulator" a RuntimeError or an
-    ImportError that says what is missing.
+    Raises ValueError for another name; for "cuda" and "emulator" an OSError or RuntimeError that
+    says what is missing.
     """
+    return _make(choose() if device == "auto" else device)
+
+
+@cache
+def _make(device: str) -> Backend:
     if device == "cpu":
         return NumpyBackend()
-    if device == "auto":
-        return _cuda_or_cpu()
     if device not in DEVICES:
-        raise ValueError(f"device {device!r} is not known; there are {', '.join(DEVICES)}")
+        names = ", ".join(map(repr, DEVICES))
+        raise ValueError(f"device {device!r} is not known; there are {names}")
     from tensor.cuda_backend import CudaBackend  # imports `kernels`, which only these two need
 
     return CudaBackend(device)
 
 
-def _cuda_or_cpu() -> Backend:
+@cache
+def choose() -> str:
+    """What "auto" stands for here: "cuda" where a kernel can be compiled and run, else "cpu"."""
     try:
-        return get_backend("cuda")
+        _make("cuda").full((1,), 0.0, np.dtype("float32"))
     except (ImportError, OSError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        warnings.warn(f'device "auto" computes on the CPU: {reason}', stacklevel=2)
-        return get_backend("cpu")
+        warnings.warn(f"device 'auto' computes on the CPU: {reason}", stacklevel=2)
+        return "cpu"
+    return "cuda"

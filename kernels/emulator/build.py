@@ -28,7 +28,7 @@ _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"/]+)"', re.MULTILINE)
 _STATIC = re.compile(r"__shared__\s+([\w ]+?)\s+(\w+)\s*((?:\[[^\]]*\]\s*)*);")
 
 
-class CompilerNotFoundError(RuntimeError):
+class CompilerNotFoundError(OSError):
     """No C++ compiler: the emulator cannot build a kernel."""
 
 

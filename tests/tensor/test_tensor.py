@@ -23,6 +23,7 @@ from tensor import (
     binary_cross_entropy_with_logits,
     cat,
     cross_entropy,
+    devices,
     dropout,
     embedding,
     layer_norm,
@@ -231,13 +232,33 @@ def test_copies_and_pickles_are_independent_leaves() -> None:
 
 
 def test_devices() -> None:
-    t = Tensor([1.0], device="auto")
-    assert t.device == "cpu" and t.to("cpu") is t and t.to("auto") is t
+    t = Tensor([1.0])
+    assert t.device == "cpu" and t.to("cpu") is t
     for name in ("gpu", "", "CPU"):
         with pytest.raises(ValueError, match=f"device '{name}' is not known"):
             Tensor([1.0], device=name)
         with pytest.raises(ValueError, match="'cpu'"):
             t.to(name)
+
+
+def test_auto_takes_a_gpu_or_says_once_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = devices._make
+
+    def without_gpu(name: str) -> Any:
+        if name == "cuda":
+            raise OSError("the driver sees no GPU\n  looked at: everything")
+        return make(name)
+
+    monkeypatch.setattr(devices, "_make", without_gpu)
+    devices.choose.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="'auto' computes on the CPU: the driver sees no GPU$"):
+            t = Tensor([1.0], device="auto")
+        assert t.device == "cpu" and t.to("auto") is t  # without a second warning
+        with pytest.raises(OSError, match="the driver sees no GPU"):
+            Tensor([1.0], device="cuda")
+    finally:
+        devices.choose.cache_clear()
 
 
 # --- what a beginner gets wrong, and what the answer must say
