@@ -1,0 +1,1 @@
+"""One solution of each exercise: what `show_solution` shows. Try the exercise first."""
