@@ -4,8 +4,7 @@ A language model is trained on windows cut out of one long row of tokens: the in
 ``tokens[i : i + T]`` and the target of every position is the token after it,
 ``tokens[i + 1 : i + T + 1]``.
 
-Windows are drawn by a counter-based generator from (seed, step, micro-batch). There is no state to
-save: a run that is resumed at step 700 draws the batches it would have drawn uninterrupted.
+Which windows a batch has is told at `places`: there is no state to save but the number of steps.
 """
 
 import ast
@@ -17,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from minigpt.places import TRAINING_STREAM, epoch_offset, random_places, shuffled_places
 from minigpt.text_stream import read_blocks
+from minigpt.token_files import ShardedIds
 
-TRAINING_STREAM, VALIDATION_STREAM = 1, 2
-"""Which of a seed's random streams batches come from; 0 is the one of `tensor.random` (dropout)."""
+_CHUNK = 2**20  # ids that are looked at at a time, so that files larger than memory can be
 
 
 def load_text(source: str | os.PathLike[str] | None = None) -> str:
@@ -71,22 +71,29 @@ def split_text(text: str) -> tuple[str, str]:
 class TokenData:
     """One split of a corpus: a row of token ids, and the windows that are cut out of it."""
 
-    def __init__(self, ids: Sequence[int] | np.ndarray, vocab_size: int, name: str = "data"):
+    def __init__(
+        self, ids: Sequence[int] | np.ndarray | ShardedIds, vocab_size: int, name: str = "data"
+    ):
         """Hold ``ids`` (N,), each in ``[0, vocab_size)``, as uint16 where they fit, else uint32.
 
-        Ids in one of these types are not copied, so that a file mapped into memory (np.memmap) may
-        be larger than it. ``name`` is what error messages call this split. IndexError for an id
-        outside.
+        Ids in one of these types are not copied, so that a file mapped into memory (np.memmap), or
+        several of them (ShardedIds), may be larger than it. ``name`` is what error messages call
+        this split. IndexError for an id outside.
         """
-        ids = np.asarray(ids)
-        if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+        ids = ids if isinstance(ids, ShardedIds) else np.asarray(ids)
+        if ids.ndim != 1 or (len(ids) and not np.issubdtype(ids.dtype, np.integer)):
             raise ValueError(
                 f"{name}: expected one row of integer ids, got {ids.dtype} of shape {ids.shape}"
             )
-        if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
-            worst = ids.min() if ids.min() < 0 else ids.max()
-            raise IndexError(f"{name}: token {worst} is outside the vocabulary of {vocab_size}")
-        if ids.dtype not in (np.uint16, np.uint32):
+        for start in range(0, len(ids), _CHUNK):
+            chunk = ids[start : start + _CHUNK]
+            if chunk.min() < 0 or chunk.max() >= vocab_size:
+                place = int(((chunk < 0) | (chunk >= vocab_size)).argmax())
+                raise IndexError(
+                    f"{name}: token {chunk[place]} is outside the vocabulary of {vocab_size} "
+                    f"(position {start + place:,})"
+                )
+        if isinstance(ids, np.ndarray) and ids.dtype not in (np.uint16, np.uint32):
             ids = ids.astype(np.uint16 if vocab_size <= 2**16 else np.uint32)
         self.ids = ids
         self.name = name
@@ -99,8 +106,8 @@ class TokenData:
         """The sha256 of the ids, by which a resumed run knows its data again."""
         if not self._fingerprint:
             digest = hashlib.sha256()
-            for start in range(0, len(self), 2**20):
-                digest.update(self.ids[start : start + 2**20].astype("<u4").tobytes())
+            for start in range(0, len(self), _CHUNK):
+                digest.update(self.ids[start : start + _CHUNK].astype("<u4").tobytes())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
@@ -127,16 +134,44 @@ class TokenData:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets, int64 (B, T) each: windows at random places, the same ones for the
         same arguments on every machine and whatever was drawn before.
-
-        The places come from Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy
-        as 1, 2, 3") with the key (seed, stream) and a counter that starts at (step, micro-batch).
         """
         self.require_window(block_size)
-        bits = np.random.Philox(key=[seed, stream], counter=[0, 0, micro_batch, step])
-        windows = len(self) - block_size
-        # A remainder of 64 random bits favours no window by more than windows / 2**64.
-        starts = (bits.random_raw(batch_size) % np.uint64(windows)).astype(np.int64)  # (B,)
-        chunks = self.ids[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)  # (B, T+1)
+        starts = random_places(
+            len(self) - block_size, batch_size,
+            seed=seed, step=step, micro_batch=micro_batch, stream=stream,
+        )  # fmt: skip
+        return self._cut(starts, block_size)
+
+    def epoch_batch(
+        self, batch_size: int, block_size: int, *, seed: int, row: int, shuffled: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets, int64 (B, T) each: the windows number ``row``, ``row + 1``, … of an
+        endless series of epochs. In an epoch the windows don't overlap and none comes twice.
+
+        shuffled: in a random order, another one in each epoch, and cut at other places (at the ends
+            of the split fewer than 2 T tokens are left out); else in the text's order from its
+            first token on (and fewer than T are left out at its end).
+        """
+        self.require_window(block_size)
+        count = (len(self) - 1) // block_size
+        if shuffled:
+            count = max(1, count - 1)  # so that there is room to shift them
+        rows = np.arange(row, row + batch_size)
+        if not shuffled:
+            return self._cut(rows % count * block_size, block_size)
+        largest = len(self) - 1 - count * block_size
+        offsets = {
+            epoch: epoch_offset(largest, epoch, seed=seed)
+            for epoch in range(row // count, (row + batch_size - 1) // count + 1)
+        }
+        shifts = np.array([offsets[epoch] for epoch in (rows // count).tolist()])
+        places = shuffled_places(count, rows, seed=seed)
+        return self._cut(places * block_size + shifts, block_size)
+
+    def _cut(self, starts: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets (B, T) of the windows at ``starts`` (B,)."""
+        windows = [self.ids[start : start + block_size + 1] for start in starts.tolist()]
+        chunks = np.stack(windows).astype(np.int64)  # (B, T + 1)
         return chunks[:, :-1], chunks[:, 1:]
 
     def windows(

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from minigpt.data import VALIDATION_STREAM, TokenData
+from minigpt.data import TokenData
 from minigpt.heads import GPT2LMHeadModel
+from minigpt.places import VALIDATION_STREAM
 from tensor import Tensor, cross_entropy, no_grad
 from tensor.nn import Module
 

@@ -5,11 +5,16 @@ A .bin file is a row of little-endian integers and nothing else, uint16 for a vo
 dev/data/data_common.py) have 256 int32 before that: magic number, version, number of tokens.
 
 A prepared folder holds train.bin and val.bin, the tokenizer that made them, and prepared.json,
-which is written last. nanoGPT reads it, too.
+which is written last. nanoGPT reads it, too. Other folders may have a split in several files with
+"train" or "val" in their names, as llm.c writes them (edu_fineweb_train_000001.bin …): in the order
+of their names they are one row.
 """
 
 import os
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +68,74 @@ class Prepared:
         return cls(**values)
 
 
+class ShardedIds:
+    """Several rows of ids (N_i,), mapped files above all, as one (N,) that can be cut into slices.
+
+    A slice within a part is not copied; one across parts is.
+    """
+
+    ndim = 1
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        """Join parts of one type; ValueError where the types differ."""
+        types = sorted({str(part.dtype) for part in parts})
+        if len(types) != 1:
+            raise ValueError(f"parts of one row must be of one type, not {', '.join(types)}")
+        self.parts = list(parts)
+        self.dtype = parts[0].dtype
+        self._ends = list(accumulate(map(len, parts)))
+        self.shape = (self._ends[-1],)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, place: slice) -> np.ndarray:
+        start, stop, step = place.indices(len(self))
+        if step != 1:
+            raise ValueError(f"{place}: only slices of step 1")
+        pieces = []
+        for number in range(bisect_right(self._ends, start), len(self.parts)):
+            first = self._ends[number] - len(self.parts[number])
+            if first >= stop:
+                break
+            pieces.append(self.parts[number][max(start - first, 0) : stop - first])
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else np.empty(0, self.dtype)
+
+
+Ids = np.ndarray | ShardedIds
+
+
 def holds_tokens(source: str | os.PathLike[str]) -> bool:
-    """Whether `source` is a .bin file, or a folder with train.bin, rather than text."""
+    """Whether `source` is a .bin file, or a folder with train.bin or shards, rather than text."""
     path = Path(source)
-    return (path / TRAIN_FILE).is_file() or (path.suffix == ".bin" and path.is_file())
+    if path.is_dir():
+        return bool(_split_files(path, "train"))
+    return path.suffix == ".bin" and path.is_file()
 
 
-def read_splits(source: str | os.PathLike[str], vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens to train and to validate on, mapped from a prepared folder, from a folder with
-    nanoGPT's train.bin and val.bin, or from one .bin file, whose last tenth is for validation.
+def _split_files(folder: Path, split: str) -> list[Path]:
+    """The files of a split: train.bin alone where it is, else those with its name in theirs."""
+    alone = folder / f"{split}.bin"
+    if alone.is_file():
+        return [alone]
+    return sorted(path for path in folder.glob(f"*{split}*.bin") if path.is_file())
+
+
+def _map_split(folder: Path, split: str, vocab_size: int) -> Ids:
+    files = _split_files(folder, split)
+    if not files:
+        raise FileNotFoundError(
+            f"{folder}: no {split}.bin there, nor any other .bin file with {split!r} in its name"
+        )
+    parts = [map_tokens(path, vocab_size) for path in files]
+    return parts[0] if len(parts) == 1 else ShardedIds(parts)
+
+
+def read_splits(source: str | os.PathLike[str], vocab_size: int) -> tuple[Ids, Ids]:
+    """The tokens to train and to validate on, mapped from a prepared folder, from another one with
+    files of both, or from one .bin file, whose last tenth is for validation.
 
     The ids are not looked at: `data.TokenData` does that. FileNotFoundError where a file is
     missing; ValueError where one is damaged or was made for another vocabulary.
@@ -82,9 +146,7 @@ def read_splits(source: str | os.PathLike[str], vocab_size: int) -> tuple[np.nda
         boundary = len(ids) * 9 // 10
         return ids[:boundary], ids[boundary:]
     if not (path / ABOUT_FILE).exists():
-        return map_tokens(path / TRAIN_FILE, vocab_size), map_tokens(
-            path / VALIDATION_FILE, vocab_size
-        )
+        return _map_split(path, "train", vocab_size), _map_split(path, "val", vocab_size)
     about = Prepared.read(path)
     if about.vocab_size != vocab_size:
         raise ValueError(

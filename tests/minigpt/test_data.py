@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigpt import data
-from minigpt.data import VALIDATION_STREAM, TokenData, load_text, split_text
+from minigpt.data import TokenData, load_text, split_text
+from minigpt.places import VALIDATION_STREAM, shuffled_places
 
 
 class TestLoadText:
@@ -159,6 +160,77 @@ class TestRandomBatch:
             starts |= set(inputs[:, 0].tolist())
             assert targets.max() <= 11
         assert starts == {0, 1, 2, 3}
+
+
+class TestEpochs:
+    """Epochs without repeats: each window of an epoch once, in an order that can be taken up
+    anywhere.
+    """
+
+    def starts(self, n, block, first, rows, batch=3, **options):
+        tokens = TokenData(np.arange(n) % 60_000, 60_000)
+        found = []
+        for row in range(first, first + rows, batch):
+            inputs, targets = tokens.epoch_batch(batch, block, seed=5, row=row, **options)
+            assert (targets == inputs + 1).all() and inputs.shape == (batch, block)
+            found += inputs[:, 0].tolist()
+        return found
+
+    @given(n=st.integers(9, 400), block=st.integers(2, 8), epoch=st.integers(0, 3))
+    def test_an_epoch_has_each_window_once(self, n, block, epoch):
+        windows = max(1, (n - 1) // block - 1)
+        starts = self.starts(n, block, epoch * windows, windows, batch=1)
+        assert len(set(starts)) == windows and 0 <= min(starts) and max(starts) + block < n
+        assert set(np.diff(sorted(starts)).tolist()) <= {block}     # side by side, no gap
+        if windows > 1:
+            assert n - 1 - windows * block < 2 * block               # what is left out
+
+    def test_epochs_differ_in_order_and_in_their_cuts(self):
+        epochs = [self.starts(1000, 8, epoch * 123, 123) for epoch in range(4)]
+        assert sorted(epochs[0]) != epochs[0] != epochs[1]
+        assert len({starts[0] % 8 for starts in epochs}) > 1
+
+    def test_a_batch_may_reach_into_the_next_epoch_and_be_taken_up_anywhere(self):
+        whole = self.starts(1000, 8, 0, 300)
+        assert self.starts(1000, 8, 120, 30, batch=10) == whole[120:150]
+
+    def test_the_text_s_own_order(self):
+        assert self.starts(50, 8, 0, 9, shuffled=False) == [0, 8, 16, 24, 32, 40, 0, 8, 16]
+
+    def test_the_windows_together_are_the_text(self):
+        assert sorted(self.starts(41, 8, 0, 6, shuffled=False))[1:] == [0, 8, 16, 24, 32]
+
+    def test_too_short(self):
+        with pytest.raises(ValueError, match="needs at least 11"):
+            TokenData(range(10), 10).epoch_batch(2, 10, seed=0, row=0)
+
+
+class TestShuffledPlaces:
+    @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 16, 17, 1000, 4097])
+    def test_a_permutation(self, count):
+        rows = np.arange(2 * count)
+        places = shuffled_places(count, rows, seed=1)
+        for epoch in (places[:count], places[count:]):
+            assert sorted(epoch.tolist()) == list(range(count))
+
+    def test_every_place_is_as_likely_everywhere(self):
+        """Chi-square of a place at a row, over 4000 epochs: 99 degrees of freedom, so below 149
+        with a probability of 0.999.
+        """
+        count, epochs = 10, 4000
+        table = shuffled_places(count, np.arange(count * epochs), seed=3).reshape(epochs, count)
+        counts = np.stack([np.bincount(column, minlength=count) for column in table.T])
+        assert ((counts - epochs / count) ** 2 / (epochs / count)).sum() < 149
+        following = (table[:, 1:] == table[:, :-1] + 1).mean()       # 1 of 10 for true shuffles
+        assert following == pytest.approx(0.1, abs=0.01)
+
+    def test_a_corpus_of_any_size(self):
+        rows = np.array([0, 1, 10**12 - 1, 10**12])
+        places = shuffled_places(10**12, rows, seed=0)
+        assert len(set(places.tolist())) == 4 and 0 <= places.min() and places.max() < 10**12
+
+    def test_the_order_is_frozen(self):
+        assert shuffled_places(9, np.arange(9), seed=0).tolist() == [6, 4, 3, 1, 2, 5, 7, 8, 0]
 
 
 class TestWindows:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minigpt.data import TokenData
-from minigpt.token_files import Prepared, holds_tokens, map_tokens, read_splits
+from minigpt.token_files import Prepared, ShardedIds, holds_tokens, map_tokens, read_splits
 
 IDS = np.arange(1000) % 500
 
@@ -79,9 +79,41 @@ def test_nanogpt_s_folder(tmp_path):
     assert [len(split) for split in read_splits(tmp_path, 500)] == [700, 300]
 
 
+def test_shards_are_one_row(tmp_path):
+    """llm.c's names; the parts are of different sizes, one of them empty."""
+    for number, part in enumerate(np.split(IDS, [300, 300, 701])):
+        write(tmp_path / f"edu_fineweb_train_{number:06d}.bin", llm_c(part))
+    with pytest.raises(FileNotFoundError, match="no val.bin there, nor any other .bin file"):
+        read_splits(tmp_path, 500)
+    write(tmp_path / "edu_fineweb_val_000000.bin", llm_c(IDS[:77]))
+    assert holds_tokens(tmp_path)
+    train, validation = read_splits(tmp_path, 500)
+    assert isinstance(train, ShardedIds) and len(train) == 1000 and len(validation) == 77
+    data, whole = TokenData(train, 500), TokenData(IDS, 500)
+    assert data.fingerprint() == whole.fingerprint()
+    for step in range(20):      # windows of 60: some reach across two borders
+        for one, other in zip(data.random_batch(4, 60, seed=1, step=step),
+                              whole.random_batch(4, 60, seed=1, step=step)):
+            assert (one == other).all()
+
+
+def test_slices_of_shards():
+    parts = [IDS[:3], IDS[3:3], IDS[3:10]]
+    ids = ShardedIds(parts)
+    for start in range(11):
+        for stop in range(11):
+            assert ids[start:stop].tolist() == IDS[:10][start:stop].tolist()
+    assert ids[-4:].tolist() == [6, 7, 8, 9] and ids[:100].tolist() == IDS[:10].tolist()
+    assert np.shares_memory(ids[4:9], IDS)                      # mapped, not loaded
+    with pytest.raises(ValueError, match="only slices of step 1"):
+        ids[::2]
+    with pytest.raises(ValueError, match="of one type, not uint16, uint32"):
+        ShardedIds([np.zeros(2, "<u4"), np.zeros(2, "<u2")])
+
+
 def test_an_id_of_another_vocabulary(tmp_path):
     ids = map_tokens(write(tmp_path / "x.bin", IDS.astype("<u2").tobytes()), 400)
-    with pytest.raises(IndexError, match="token 499 is outside the vocabulary of 400"):
+    with pytest.raises(IndexError, match=r"token 400 is outside the vocabulary of 400 \(position 400"):
         TokenData(ids, 400)
 
 
