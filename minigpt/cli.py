@@ -68,7 +68,7 @@ def _show_warning(message: Warning | str, *where: object) -> None:
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, MemoryError):
-        text = f"out of memory: {error}: lower batch_size, block_size or the size of the model"
+        text = f"out of memory: {error}"
     elif isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"
     else:

@@ -9,6 +9,7 @@ from minigpt.cli_common import INTERRUPTED, discard_output, not_empty, print_lin
 from minigpt.presets import PRESETS, parse_settings, read_settings
 from minigpt.progress import tell
 from minigpt.run_folder import RunFolder
+from minigpt.run_setup import fitted_to_model
 from minigpt.token_files import holds_tokens
 from minigpt.training import Trainer, TrainResult
 from tensor.blas import kernel_advice
@@ -30,6 +31,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", metavar="PATH", type=not_empty,
         help="a UTF-8 text file, a folder of them, or tokens: of `minigpt prepare`, or a .bin file",
+    )
+    parser.add_argument(
+        "--model", metavar="FOLDER", type=not_empty,
+        help="start from the weights there instead of fresh ones: fine-tuning",
     )
     parser.add_argument(
         "--tokenizer", metavar="KIND", type=not_empty,
@@ -64,7 +69,7 @@ def train(arguments: argparse.Namespace) -> int:
     else:
         if arguments.resume:
             tell(report, f"no checkpoint in {out}: starting anew")
-        config = PRESETS[preset or "tiny"].replace(**changes)
+        config = fitted_to_model(PRESETS[preset or "tiny"].replace(**changes), given=changes)
         trainer = Trainer.start(config, out, report=report, overwrite=arguments.overwrite)
     if report is not None:
         report(trainer.describe())
@@ -93,7 +98,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[str | None, dict[str, obje
     if arguments.config is not None:
         preset, given = read_settings(arguments.config)
     changes = parse_settings(arguments.set)
-    for name in ("data", "tokenizer", "device", "seed"):
+    for name in ("data", "model", "tokenizer", "device", "seed"):
         value = getattr(arguments, name)
         if value is not None:
             if name in changes:
@@ -114,6 +119,12 @@ def _print_result(result: TrainResult, trainer: Trainer, out: Path) -> None:
         f"{result.last_validation_loss:.4f} after step {result.step}; "
         f"{result.whole_validation_loss:.4f} over the whole split"
     )
+    if result.stopped_early:
+        best = trainer.folder.checkpoint(result.best_step)
+        print(
+            f"stopped early: {trainer.config.patience} evaluations without a better one than "
+            f"{result.best_validation_loss:.4f} after step {result.best_step}: {best}"
+        )
     print(f"model, log.csv and loss.png: {out}")
     command = ["minigpt", "generate", "--model", str(out)]
     prompt = trainer.tokenizer.decode(trainer.prompt_ids())

@@ -10,9 +10,11 @@ Which windows a batch has is told at `places`: there is no state to save but the
 import ast
 import hashlib
 import os
+import re
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -66,6 +68,43 @@ def split_text(text: str) -> tuple[str, str]:
     """The first 90 % of the characters to train on, the rest to validate on (as nanoGPT does)."""
     boundary = len(text) * 9 // 10
     return text[:boundary], text[boundary:]
+
+
+Batch = tuple[np.ndarray, np.ndarray] | dict[str, np.ndarray]
+"""Inputs and targets, int64 (B, T) each; or the arguments of a model with a head, with labels."""
+
+
+class Examples(Protocol):
+    """What a run is trained and validated on: TokenData, or the examples of a labelled file."""
+
+    name: str
+
+    def __len__(self) -> int:
+        """How many tokens, or examples, there are."""
+
+    def fingerprint(self) -> str:
+        """By which a resumed run knows its data again."""
+
+    def require_window(self, block_size: int) -> None:
+        """Raise ValueError where not one row can be had."""
+
+    def random_batch(
+        self, batch_size: int, block_size: int, *, seed: int, step: int, micro_batch: int = 0,
+        stream: int = TRAINING_STREAM,
+    ) -> Batch:  # fmt: skip
+        """Rows from random places."""
+
+    def epoch_batch(
+        self, batch_size: int, block_size: int, *, seed: int, row: int, shuffled: bool = True
+    ) -> Batch:
+        """The rows number ``row``, ``row + 1``, … of an endless series of epochs."""
+
+    def windows(self, batch_size: int, block_size: int) -> Iterator[Batch]:
+        """Everything once."""
+
+    def prompt_ids(self, tokenizer: Any, context: int) -> list[int]:
+        """What a sample begins with: fewer than ``context`` tokens; none where nothing is written.
+        """
 
 
 class TokenData:
@@ -194,3 +233,10 @@ class TokenData:
         if targets % block_size:
             chunk = self.ids[full * block_size :].astype(np.int64)
             yield chunk[None, :-1], chunk[None, 1:]  # (1, rest)
+
+    def prompt_ids(self, tokenizer: Any, context: int) -> list[int]:
+        """The first capitalised word, or the first token without one."""
+        ids = self.ids[:1000].tolist()
+        word = re.search(r"\b[A-Z][a-z]+\b", tokenizer.decode(ids))
+        encoded = [] if word is None else tokenizer.encode(word[0])
+        return encoded if 0 < len(encoded) < context else ids[:1]

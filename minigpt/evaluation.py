@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 
-from minigpt.data import TokenData
+from minigpt.data import Batch, Examples
 from minigpt.heads import GPT2LMHeadModel
+from minigpt.losses import IGNORED
 from minigpt.places import VALIDATION_STREAM
 from tensor import Tensor, cross_entropy, no_grad
 from tensor.nn import Module
@@ -23,6 +25,24 @@ def window_loss(model: GPT2LMHeadModel, inputs: np.ndarray, targets: np.ndarray)
     return cross_entropy(logits, targets)
 
 
+def batch_loss(model: Module, batch: Batch) -> Tensor:
+    """The mean loss of a batch: of windows of text, or of a head's examples with their labels."""
+    if isinstance(batch, tuple):
+        return window_loss(cast(GPT2LMHeadModel, model), *batch)
+    output = model(**batch)
+    return output.mc_loss if "mc_labels" in batch else output.loss
+
+
+def target_count(batch: Batch) -> int:
+    """How many targets the loss of a batch is the mean of: by it, batches are weighed."""
+    if isinstance(batch, tuple):
+        return batch[1].size
+    labels = batch.get("shift_labels", batch.get("labels"))
+    if labels is not None and labels.shape == batch["input_ids"].shape:
+        return int((labels != IGNORED).sum())
+    return len(batch["input_ids"])
+
+
 @contextmanager
 def evaluation_mode(model: Module) -> Iterator[None]:
     """Without dropout and without a graph; afterwards the model is in the mode it was in."""
@@ -36,9 +56,7 @@ def evaluation_mode(model: Module) -> Iterator[None]:
             model.train()
 
 
-def split_loss(
-    model: GPT2LMHeadModel, data: TokenData, *, batch_size: int, block_size: int
-) -> float:
+def split_loss(model: Module, data: Examples, *, batch_size: int, block_size: int) -> float:
     """The loss over a whole split, in nats per token: each token but the first is predicted once,
     from what precedes it in its window of ``block_size``; windows don't overlap.
 
@@ -48,15 +66,15 @@ def split_loss(
         raise ValueError(f"{data.name}: {len(data)} tokens: a loss needs at least two")
     losses, counts = [], []
     with evaluation_mode(model):
-        for inputs, targets in data.windows(batch_size, block_size):
-            losses.append(window_loss(model, inputs, targets).item())
-            counts.append(targets.size)
+        for batch in data.windows(batch_size, block_size):
+            losses.append(batch_loss(model, batch).item())
+            counts.append(target_count(batch))
     return math.fsum(loss * count for loss, count in zip(losses, counts)) / sum(counts)
 
 
 def sampled_loss(
-    model: GPT2LMHeadModel,
-    data: TokenData,
+    model: Module,
+    data: Examples,
     *,
     batches: int,
     batch_size: int,
@@ -67,8 +85,8 @@ def sampled_loss(
     losses = []
     with evaluation_mode(model):
         for number in range(batches):
-            inputs, targets = data.random_batch(
+            batch = data.random_batch(
                 batch_size, block_size, seed=seed, step=number, stream=VALIDATION_STREAM
             )
-            losses.append(window_loss(model, inputs, targets).item())
+            losses.append(batch_loss(model, batch).item())
     return math.fsum(losses) / batches

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt.files import read_json
+from minigpt.places import ORDERS
 
 SCHEDULES = ("cosine", "linear", "constant")
 
@@ -28,9 +29,12 @@ class TrainConfig:
     n_embd: int = 128
     block_size: int = 64  # the context, in tokens
     dropout: float = 0.0
+    model: str | None = None  # a folder to start from, whose shape counts; None: fresh weights
+    freeze: str = ""  # names of parameters that are not trained: "transformer.wte.*,*.bias"
     # The text, and what cuts it into tokens.
     data: str | None = None  # text or tokens: a file, a folder; None for Python's own prose
     tokenizer: str = "bpe:512"  # "byte", "char", "bpe:SIZE", or a folder with a tokenizer
+    order: str = "random"  # of the windows: or "epochs" without repeats, or "sequential"
     # Optimisation.
     max_steps: int = 600
     batch_size: int = 12
@@ -47,8 +51,10 @@ class TrainConfig:
     log_every: int = 10
     eval_every: int = 100
     eval_batches: int = 20
-    checkpoint_every: int = 200
-    keep_checkpoints: int = 2
+    patience: int = 0  # evaluations without a better one, after which the run ends; 0: never
+    checkpoint_every: int = 200  # and whenever an evaluation is the best so far
+    keep_checkpoints: int = 2  # the newest ones; the best stays as well
+    sample_every: int = 0
     sample_tokens: int = 200
     # Where, and from which random numbers.
     device: str = "cpu"
@@ -67,10 +73,14 @@ class TrainConfig:
             raise ValueError(
                 f"min_lr={self.min_lr:g} is above lr={self.lr:g}: lower min_lr as well"
             )
-        if self.data == "":
-            raise ValueError("data is empty: name a file or a folder, or leave it out")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule={self.schedule!r} is none of {', '.join(SCHEDULES)}")
+        for name in ("data", "model"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} is empty: name a file or a folder, or leave it out")
+        for name, known in (("schedule", SCHEDULES), ("order", ORDERS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")
+        if self.patience and not self.eval_every:
+            raise ValueError(f"patience={self.patience} counts evaluations: set eval_every, too")
 
     def replace(self, **changes: object) -> "TrainConfig":
         """A copy with some fields changed; TypeError for an unknown one."""

@@ -2,7 +2,7 @@
 
     runs/tiny/
         config.json  model.safetensors  ...   the newest model, in the Hub's layout
-        log.csv  loss.png
+        log.csv  loss.png  samples/
         checkpoints/step-000500/              all that is needed to go on from step 500
             config.json  model.safetensors  ...   the model and its tokenizer
             optimizer.safetensors                 AdamW's moments
@@ -29,7 +29,8 @@ from minigpt.files import atomic_write, read_json, sync_folder
 
 SUMS = "SHA256SUMS"
 STATE_KEYS = (
-    "step", "config", "data", "random_state", "first_validation_loss", "validation_loss",
+    "step", "rows", "config", "data", "random_state", "first_validation_loss", "validation_loss",
+    "best_step", "best_validation_loss",
 )  # fmt: skip
 COLUMNS = ("step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_s")
 
@@ -55,6 +56,7 @@ class RunFolder:
         self.path = Path(path)
         self.log_path = self.path / "log.csv"
         self.checkpoints_path = self.path / "checkpoints"
+        self.samples_path = self.path / "samples"
 
     def checkpoints(self) -> list[Path]:
         """All checkpoint folders, oldest step first, unchecked."""
@@ -63,6 +65,10 @@ class RunFolder:
         folders = [p for p in self.checkpoints_path.iterdir() if p.is_dir()]
         found = [p for p in folders if _STEP_FOLDER.fullmatch(p.name)]
         return sorted(found, key=checkpoint_step)
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self.checkpoints_path / f"step-{step:06d}"
 
     def newest_good_checkpoint(self, report: Callable[[str], None]) -> Path | None:
         """The newest checkpoint whose sums are right, or None where there is none at all.
@@ -91,17 +97,20 @@ class RunFolder:
         return (["checkpoints"] if self.checkpoints() else []) + names
 
     @contextmanager
-    def new_checkpoint(self, step: int, keep: int) -> Iterator[Path]:
+    def new_checkpoint(self, step: int, keep: int, best: int | None = None) -> Iterator[Path]:
         """Give a folder to write the checkpoint of ``step`` into; it counts when the block ends
-        well. Then only the newest ``keep`` checkpoints stay.
+        well. Then only the newest ``keep`` checkpoints stay, and that of the step ``best``.
         """
-        final = self.checkpoints_path / f"step-{step:06d}"
+        final = self.checkpoint(step)
         unfinished = self.checkpoints_path / f".unfinished-{final.name}"
         self.remove_unfinished()
         unfinished.mkdir(parents=True)
         try:
             yield unfinished
             _write_sums(unfinished)
+            if self.log_path.exists():  # the rows up to here must outlive a power cut, too
+                with open(self.log_path, "r+b") as log:
+                    os.fsync(log.fileno())
             if final.exists():  # a damaged one that this run passed over
                 shutil.rmtree(final)
             unfinished.rename(final)
@@ -110,7 +119,8 @@ class RunFolder:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
         older = [p for p in self.checkpoints() if checkpoint_step(p) < step]
-        for checkpoint in older[: max(0, len(older) - (keep - 1))]:
+        outdated = older[: max(0, len(older) - (keep - 1))]
+        for checkpoint in (p for p in outdated if checkpoint_step(p) != best):
             # The dot first: a removal that is cut short must not leave half a checkpoint.
             doomed = checkpoint.with_name(f".unfinished-{checkpoint.name}")
             checkpoint.rename(doomed)
@@ -127,6 +137,8 @@ class RunFolder:
         for checkpoint in self.checkpoints():
             shutil.rmtree(checkpoint)
         self.remove_unfinished()
+        for sample in self.samples_path.glob("step-*.txt"):
+            sample.unlink()
         for name in (*_MODEL_FILES, "log.csv", "loss.png"):
             (self.path / name).unlink(missing_ok=True)
 

@@ -1,20 +1,122 @@
-"""From the settings of a run to its parts: tokenizer, tokens, the model's shape."""
+"""From the settings of a run to its parts: tokenizer, tokens, model; new ones or saved ones."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from minigpt.bpe import CHAR_OF_BYTE
 from minigpt.bpe_training import train_bpe
 from minigpt.char_tokenizer import CharTokenizer
+from minigpt.checkpoints.safetensors_file import read_safetensors
 from minigpt.config import GPT2Config
-from minigpt.data import TokenData, load_text, split_text
+from minigpt.data import Examples, TokenData, load_text, split_text
+from minigpt.heads import GPT2LMHeadModel
 from minigpt.presets import TrainConfig
+from minigpt.pretrained import PreTrainedModel
 from minigpt.progress import Report, tell
-from minigpt.run_folder import RunFolder, checkpoint_step
+from minigpt.run_folder import RunFolder, checkpoint_step, read_state
 from minigpt.token_files import holds_tokens, read_splits
 from minigpt.tokenizer import GPT2Tokenizer, load_tokenizer
+from tensor import random
 
-FIXED_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "tokenizer", "seed")
+Tokenizer = GPT2Tokenizer | CharTokenizer
+
+FIXED_FIELDS = (
+    "n_layer", "n_head", "n_embd", "block_size", "dropout", "model", "freeze", "tokenizer", "seed",
+)  # fmt: skip
 """What a resumed run can't change: its shape, its vocabulary, its random numbers."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a trainer is put together from."""
+
+    config: TrainConfig
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    train: Examples
+    validation: Examples
+
+
+def new_parts(config: TrainConfig, report: Report | None = None) -> Parts:
+    """The parts of a new run. Raises as `read_data`, the tokenizers and `from_pretrained` do;
+    ValueError for a model and a tokenizer that don't belong together.
+    """
+    config = fitted_to_model(config)
+    tokenizer, train, validation = read_data(config.data, config.tokenizer, report=report)
+    random.manual_seed(config.seed)
+    if config.model is None:
+        model = GPT2LMHeadModel(model_config(config, tokenizer))
+    else:
+        p = config.dropout
+        model = GPT2LMHeadModel.from_pretrained(
+            config.model, embd_pdrop=p, attn_pdrop=p, resid_pdrop=p
+        )
+        if len(tokenizer) > model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer {config.tokenizer} has {len(tokenizer)} tokens and the model "
+                f"{config.model} only {model.config.vocab_size}: they don't belong together"
+            )
+    model.to(config.device).train()
+    return Parts(config, model, tokenizer, train, validation)
+
+
+def fitted_to_model(config: TrainConfig, given: Iterable[str] = ()) -> TrainConfig:
+    """The settings with the shape of the model in the folder ``config.model``, if there is one, a
+    context that it has room for, and its tokenizer where none in a folder is named.
+
+    given: settings that somebody asked for; ValueError where the model contradicts them.
+    """
+    if config.model is None:
+        return config
+    shape = GPT2Config.from_pretrained(config.model)
+    fitted = config.replace(
+        n_layer=shape.n_layer, n_head=shape.n_head, n_embd=shape.n_embd,
+        block_size=min(config.block_size, shape.n_positions),
+        tokenizer=config.model if is_made(config.tokenizer) else config.tokenizer,
+    )  # fmt: skip
+    for name in ("n_layer", "n_head", "n_embd", "block_size"):
+        asked, has = getattr(config, name), getattr(fitted, name)
+        if name in given and asked != has:
+            raise ValueError(
+                f"{name}={asked} was asked for, but the model {config.model} has {has}: leave it "
+                "out, the model's shape counts"
+            )
+    return fitted
+
+
+def saved_parts(
+    folder: RunFolder, changes: Mapping[str, object], report: Report | None = None
+) -> tuple[Parts, dict[str, Any], dict[str, np.ndarray]]:
+    """The parts of the run in a folder as its newest good checkpoint has them, with ``changes``;
+    and the trainer's counters, and the optimizer's state.
+
+    Raises as told at `Trainer.resume`.
+    """
+    checkpoint = folder.newest_good_checkpoint(lambda text: tell(report, text))
+    if checkpoint is None:
+        raise FileNotFoundError(f"{folder.path}: no checkpoint to go on from")
+    state = read_state(checkpoint)
+    config = resumed_config(TrainConfig.from_dict(state["config"]), changes)
+    if config.max_steps < state["step"]:
+        raise ValueError(
+            f"step {state['step']} of this run is past max_steps={config.max_steps}: raise it"
+        )
+    tokenizer, train, validation = read_data(
+        config.data, config.tokenizer, load_tokenizer(checkpoint)
+    )
+    for data in (train, validation):
+        if data.fingerprint() != state["data"][data.name]:
+            raise ValueError(
+                f"{config.data or 'the default text'} is not the text this run was started "
+                f"on (its {data.name} differs): name that text with --data, or start anew in "
+                "another folder"
+            )
+    model = GPT2LMHeadModel.from_pretrained(checkpoint).to(config.device).train()
+    moments = read_safetensors(checkpoint / "optimizer.safetensors")
+    return Parts(config, model, tokenizer, train, validation), state, moments
 
 
 def make_tokenizer(
@@ -48,6 +150,11 @@ def tokenizer_by_name(
     return load_tokenizer(name)
 
 
+def is_made(name: str) -> bool:
+    """Whether ``name`` asks for a tokenizer to be made, rather than for one in a folder."""
+    return name in ("byte", "char") or name.startswith("bpe:")
+
+
 def byte_tokenizer() -> GPT2Tokenizer:
     """Byte-level BPE before its first merge: a token is a byte, or "<|endoftext|>"."""
     tokens = [*CHAR_OF_BYTE.values(), "<|endoftext|>"]
@@ -71,7 +178,7 @@ def read_data(
         tokenizer = tokenizer or make_tokenizer(name, text, report)
         return tokenizer, *tokenize(text, tokenizer)
     if tokenizer is None:
-        if name in ("byte", "char") or name.startswith("bpe:"):
+        if is_made(name):
             raise ValueError(
                 f"{source} holds tokens, not text: --tokenizer must name the folder of the "
                 f"tokenizer that made them, got {name}"

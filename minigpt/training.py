@@ -1,30 +1,36 @@
-"""The training loop: what a step does, when it evaluates and saves, and how a run goes on."""
+"""The training loop: what a step does, when it evaluates and saves, and how a run goes on.
 
-import json
+    trainer = Trainer.start(PRESETS["tiny"].replace(max_steps=100), "runs/mine")
+    trainer.callbacks.append(LiveFigure())      # in a notebook
+    result = trainer.run()
+    trainer.model.generate(...)
+"""
+
 import math
 import os
-import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minigpt.char_tokenizer import CharTokenizer
-from minigpt.checkpoints.safetensors_file import read_safetensors, write_safetensors
-from minigpt.data import TokenData
-from minigpt.evaluation import sampled_loss, split_loss, window_loss
-from minigpt.files import FolderLock, atomic_write, remove_leftovers
+from minigpt.callbacks import Callback, standard_callbacks
+from minigpt.data import Batch, Examples
+from minigpt.diagnosis import out_of_memory, require_finite
+from minigpt.evaluation import batch_loss, sampled_loss, split_loss, target_count
+from minigpt.files import FolderLock, remove_leftovers
+from minigpt.freezing import freeze
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.plots import plot_run
 from minigpt.presets import TrainConfig
+from minigpt.pretrained import PreTrainedModel
+from minigpt.processes import OneProcess
 from minigpt.progress import Progress, Report, StopOnSignal, tell
-from minigpt.run_folder import RunFolder, RunLog, read_state
-from minigpt.run_setup import model_config, read_data, refuse_to_overwrite, resumed_config
+from minigpt.run_folder import RunFolder, RunLog
+from minigpt.run_setup import Tokenizer, new_parts, refuse_to_overwrite, saved_parts
+from minigpt.run_state import save_model, saved_config, write_checkpoint
 from minigpt.sampling import generate_beyond_context
-from minigpt.tokenizer import GPT2Tokenizer, load_tokenizer
 from tensor import optim, random
 
 LEARNING_RATE = {
@@ -46,7 +52,7 @@ class StepStats:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended. Losses are in nats per token."""
+    """How a run ended. Losses are in nats per token, or per example of a labelled file."""
 
     step: int
     interrupted: bool  # by a signal: then there is no loss of the whole split, and no sample
@@ -54,6 +60,9 @@ class TrainResult:
     last_validation_loss: float
     whole_validation_loss: float | None = None  # over every token of the split
     sample: str | None = None
+    stopped_early: bool = False  # after `patience` evaluations without a better one
+    best_step: int = 0
+    best_validation_loss: float = math.nan
 
 
 class Trainer:
@@ -66,14 +75,16 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        model: GPT2LMHeadModel,
-        tokenizer: GPT2Tokenizer | CharTokenizer,
-        train_data: TokenData,
-        validation_data: TokenData,
+        model: PreTrainedModel,
+        tokenizer: Tokenizer,
+        train_data: Examples,
+        validation_data: Examples,
         out: str | os.PathLike[str],
         *,
         report: Report | None = print,
         overwrite: bool = False,
+        callbacks: Iterable[Callback] = (),
+        processes: OneProcess | None = None,
     ):
         """Put the parts together; nothing is written before ``run()``.
 
@@ -85,9 +96,15 @@ class Trainer:
             out: the run's folder.
             report: takes each line that is told; None tells nothing and shows no bar.
             overwrite: let ``run()`` delete an earlier run in ``out``.
+            callbacks: what looks on, see `minigpt.callbacks`; those that the configuration asks for
+                are added.
+            processes: those that share each step; this one alone unless given.
+
+        ValueError, too, where ``config.freeze`` names no parameter, or all.
         """
         train_data.require_window(config.block_size)
         validation_data.require_window(config.block_size)
+        freeze(model, config.freeze)
         self.config = config
         self.model = model
         self.tokenizer = tokenizer
@@ -96,10 +113,15 @@ class Trainer:
         self.folder = RunFolder(out)
         self.report = report
         self.overwrite = overwrite
+        self.callbacks = [*callbacks, *standard_callbacks(config)]
+        self.processes = processes or OneProcess()
         self.step = 0
+        self.rows = 0  # windows that were trained on so far, by all processes together
+        self.batches: list[Batch] = []  # the micro-batches of the step at hand, or of the last one
         self.saved_step = -1  # so that a run that is stopped before its first step is saved, too
         self.first_validation_loss = math.nan
         self.validation_loss = math.nan
+        self.best_step, self.best_validation_loss = 0, math.inf
         self.optimizer = optim.AdamW(
             optim.decay_groups(model, config.weight_decay),
             lr=config.lr,
@@ -114,24 +136,21 @@ class Trainer:
         config: TrainConfig,
         out: str | os.PathLike[str],
         *,
-        report: Report | None = print,
         overwrite: bool = False,
+        report: Report | None = print,
+        **options: Any,
     ) -> "Trainer":
-        """A new run: read the data, make the tokenizer and a model with fresh weights.
+        """A new run: read the data, make the tokenizer, and a model with fresh weights, or those
+        of the folder ``config.model``, whose shape and tokenizer then count.
 
         FileExistsError if ``out`` holds a run or a model and ``overwrite`` is not set. Else the
-        errors of ``read_data``, and ValueError for a text shorter than the context.
+        errors of `run_setup.new_parts`, and ValueError for a text shorter than the context.
         """
         refuse_to_overwrite(RunFolder(out), overwrite)
-        tokenizer, train_data, validation_data = read_data(
-            config.data, config.tokenizer, report=report
-        )
-        random.manual_seed(config.seed)
-        model = GPT2LMHeadModel(model_config(config, tokenizer)).to(config.device)
-        model.train()
+        parts = new_parts(config, report)
         return cls(
-            config, model, tokenizer, train_data, validation_data, out,
-            report=report, overwrite=overwrite,
+            parts.config, parts.model, parts.tokenizer, parts.train, parts.validation, out,
+            report=report, overwrite=overwrite, **options,
         )  # fmt: skip
 
     @classmethod
@@ -141,6 +160,7 @@ class Trainer:
         changes: Mapping[str, object] | None = None,
         *,
         report: Report | None = print,
+        **options: Any,
     ) -> "Trainer":
         """The run in ``out`` as its newest good checkpoint left it.
 
@@ -148,34 +168,18 @@ class Trainer:
         all; ValueError for one of FIXED_FIELDS. FileNotFoundError where there is no checkpoint;
         ValueError where the text is not the one the run started on.
         """
-        checkpoint = RunFolder(out).newest_good_checkpoint(lambda text: tell(report, text))
-        if checkpoint is None:
-            raise FileNotFoundError(f"{out}: no checkpoint to go on from")
-        state = read_state(checkpoint)
-        config = resumed_config(TrainConfig.from_dict(state["config"]), changes or {})
-        if config.max_steps < state["step"]:
-            raise ValueError(
-                f"step {state['step']} of this run is past max_steps={config.max_steps}: raise it"
-            )
-        tokenizer, train_data, validation_data = read_data(
-            config.data, config.tokenizer, load_tokenizer(checkpoint)
-        )
-        for data in (train_data, validation_data):
-            if data.fingerprint() != state["data"][data.name]:
-                raise ValueError(
-                    f"{config.data or 'the default text'} is not the text this run was started "
-                    f"on (its {data.name} differs): name that text with --data, or start anew in "
-                    "another folder"
-                )
-        model = GPT2LMHeadModel.from_pretrained(checkpoint).to(config.device)
-        model.train()
+        parts, state, moments = saved_parts(RunFolder(out), changes or {}, report)
         trainer = cls(
-            config, model, tokenizer, train_data, validation_data, out, report=report
-        )
-        trainer.optimizer.load_state_dict(read_safetensors(checkpoint / "optimizer.safetensors"))
+            parts.config, parts.model, parts.tokenizer, parts.train, parts.validation, out,
+            report=report, **options,
+        )  # fmt: skip
+        trainer.optimizer.load_state_dict(moments)
         trainer.step = trainer.saved_step = state["step"]
+        trainer.rows = state["rows"]
         trainer.first_validation_loss = state["first_validation_loss"]
         trainer.validation_loss = state["validation_loss"]
+        trainer.best_step = state["best_step"]
+        trainer.best_validation_loss = state["best_validation_loss"]
         random.default_generator().set_state(state["random_state"])
         return trainer
 
@@ -189,22 +193,35 @@ class Trainer:
         gradient is no longer finite: nothing is saved then.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
+        result = None
         with FolderLock(self.folder.path):
             self._prepare_folder()
-            # What overflows is found by _require_finite, which says more than NumPy's warnings.
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                with (
-                    StopOnSignal() as stop,
-                    RunLog(self.folder.log_path, self.step) as log,
-                    Progress(self.step, self.config.max_steps, self.report) as progress,
-                ):
-                    try:
-                        self._loop(stop, log, progress)
-                    except BrokenPipeError:  # nobody reads our lines any more (`| head`)
-                        self._save_what_is_new()
-                        raise
-                    self._save_what_is_new()
-                return self._finish(interrupted=stop.requested)
+            for callback in self.callbacks:
+                callback.on_start(self)
+            try:
+                # What overflows is found by require_finite, which says more than NumPy's warnings.
+                with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                    interrupted = self._train()
+                    result = self._result(interrupted)
+            finally:
+                for callback in self.callbacks:
+                    callback.on_end(self, result)
+        return result
+
+    def _train(self) -> bool:
+        """The loop with its log and its bar, and the last checkpoint; whether a signal ended it."""
+        with (
+            StopOnSignal() as stop,
+            RunLog(self.folder.log_path, self.step) as log,
+            Progress(self.step, self.config.max_steps, self.report) as progress,
+        ):
+            try:
+                self._loop(stop, log, progress)
+            except BrokenPipeError:  # nobody reads our lines any more (`| head`)
+                self._save_what_is_new()
+                raise
+            self._save_what_is_new()
+        return stop.requested
 
     def _loop(self, stop: StopOnSignal, log: RunLog, progress: Progress) -> None:
         config = self.config
@@ -213,7 +230,7 @@ class Trainer:
             log.write(0, val_loss=self.validation_loss)
             progress.line(0, f"validation {self.validation_loss:.4f}", keep=True)
         seconds, tokens = 0.0, 0
-        while self.step < config.max_steps and not stop.requested:
+        while self.step < config.max_steps and not stop.requested and not self.out_of_patience:
             stats = self.train_step()
             seconds += stats.seconds
             tokens += self.tokens_per_step
@@ -224,17 +241,21 @@ class Trainer:
             if evaluated or self._due(config.log_every):
                 self._tell(log, progress, stats, tokens / seconds, evaluated)
                 seconds, tokens = 0.0, 0
-            if self._due(config.checkpoint_every):
+            improved = evaluated and self.best_step == self.step and config.checkpoint_every > 0
+            if improved or self._due(config.checkpoint_every):
                 self.save()
 
     def describe(self) -> str:
-        """What is going to happen, in three lines."""
+        """What is going to happen, in a few lines."""
         shape, config = self.model.config, self.config
+        parameters = f"{self.model.num_parameters():,} parameters"
+        if config.freeze:
+            parameters += f", {self.model.num_parameters(only_trainable=True):,} of them trained"
         return (
             f"tokens: {len(self.train_data):,} to train on, {len(self.validation_data):,} to "
             f"validate; a vocabulary of {len(self.tokenizer):,}\n"
             f"model: n_layer {shape.n_layer}, n_head {shape.n_head}, n_embd {shape.n_embd}, "
-            f"context {shape.n_positions}: {self.model.num_parameters():,} parameters\n"
+            f"context {shape.n_positions}: {parameters}\n"
             f"run: step {self.step} to {config.max_steps}, {self.tokens_per_step:,} tokens each, "
             f"in {self.folder.path}"
         )
@@ -244,33 +265,63 @@ class Trainer:
         """How many tokens one optimizer step is trained on."""
         return self.config.grad_accumulation * self.config.batch_size * self.config.block_size
 
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the last ``patience`` evaluations were all worse than the best one."""
+        patience = self.config.patience * self.config.eval_every
+        return 0 < patience <= self.step - self.best_step
+
     def train_step(self) -> StepStats:
-        """One optimizer step, on ``grad_accumulation`` batches whose gradients are averaged."""
-        config = self.config
+        """One optimizer step, on ``grad_accumulation`` micro-batches: the gradient is that of all
+        of them as one batch. MemoryError with the settings to lower where they don't fit.
+        """
+        config, processes = self.config, self.processes
         started = time.perf_counter()
         self.optimizer.zero_grad()
+        self.batches = [self._draw(number) for number in range(config.grad_accumulation)]
+        counts = [target_count(batch) for batch in self.batches]
         step_loss = 0.0
-        for micro_batch in range(config.grad_accumulation):
-            inputs, targets = self.train_data.random_batch(
-                config.batch_size,
-                config.block_size,
-                seed=config.seed,
-                step=self.step,
-                micro_batch=micro_batch,
-            )
-            loss = window_loss(self.model, inputs, targets)
-            self._require_finite(loss.item(), "training loss", self.step + 1)
-            step_loss += loss.item() / config.grad_accumulation
-            (loss / config.grad_accumulation).backward()
+        try:
+            for number in range(processes.rank, len(self.batches), processes.size):
+                loss = batch_loss(self.model, self.batches[number])
+                require_finite(loss.item(), "training loss", self.step + 1, self.model)
+                if len(self.batches) > 1:
+                    loss = loss * (counts[number] / sum(counts))
+                step_loss += loss.item()
+                loss.backward()
+        except MemoryError as error:
+            raise out_of_memory(self.step + 1, config, error) from error
+        processes.sum_gradients(self.model.parameters())
+        for callback in self.callbacks:
+            callback.on_gradients(self)
         grad_norm = optim.clip_grad_norm(self.model.parameters(), config.grad_clip or math.inf)
-        self._require_finite(grad_norm, "norm of the gradients", self.step + 1)
+        require_finite(grad_norm, "norm of the gradients", self.step + 1, self.model)
         lr = LEARNING_RATE[config.schedule](
             self.step, config.lr, config.warmup_steps, config.max_steps, config.min_lr
         )
         self.optimizer.set_lr(lr)
         self.optimizer.step()
         self.step += 1
-        return StepStats(step_loss, grad_norm, lr, time.perf_counter() - started)
+        self.rows += config.grad_accumulation * config.batch_size
+        stats = StepStats(
+            processes.sum(step_loss), grad_norm, lr, time.perf_counter() - started
+        )
+        for callback in self.callbacks:
+            callback.on_step(self, stats)
+        return stats
+
+    def _draw(self, micro_batch: int) -> Batch:
+        """The micro-batch of this number of the step at hand, the same in every process."""
+        config = self.config
+        shape, seed = (config.batch_size, config.block_size), config.seed
+        if config.order == "random":
+            return self.train_data.random_batch(
+                *shape, seed=seed, step=self.step, micro_batch=micro_batch
+            )
+        row = self.rows + micro_batch * config.batch_size
+        return self.train_data.epoch_batch(
+            *shape, seed=seed, row=row, shuffled=config.order == "epochs"
+        )
 
     def evaluate(self) -> float:
         """Estimate the validation loss, on the same ``eval_batches`` batches every time."""
@@ -283,15 +334,22 @@ class Trainer:
             block_size=config.block_size,
             seed=config.seed,
         )
-        self._require_finite(loss, "validation loss", self.step)
+        require_finite(loss, "validation loss", self.step, self.model)
         self.validation_loss = loss
+        if loss < self.best_validation_loss:
+            self.best_step, self.best_validation_loss = self.step, loss
+        for callback in self.callbacks:
+            callback.on_evaluation(self, loss)
         return loss
 
     def sample(self) -> str:
-        """Text that the model writes after `prompt_ids()`."""
+        """Text that the model writes after `prompt_ids()`; "" where it is no writing model."""
+        prompt = self.prompt_ids()
+        if not prompt or not isinstance(self.model, GPT2LMHeadModel):
+            return ""
         ids = generate_beyond_context(
             self.model,
-            self.prompt_ids(),
+            prompt,
             self.config.sample_tokens,
             do_sample=True,
             top_k=50,
@@ -301,44 +359,38 @@ class Trainer:
         return self.tokenizer.decode(ids)
 
     def prompt_ids(self) -> list[int]:
-        """The first capitalised word of the validation split, or its first token without one."""
-        ids = [int(i) for i in self.validation_data.ids[:1000]]
-        word = re.search(r"\b[A-Z][a-z]+\b", self.tokenizer.decode(ids))
-        encoded = [] if word is None else self.tokenizer.encode(word[0])
-        return encoded if 0 < len(encoded) < self.model.config.n_positions else ids[:1]
+        """What a sample begins with, from the validation split."""
+        return self.validation_data.prompt_ids(self.tokenizer, self.model.config.n_positions)
 
     # ---- saving --------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write a checkpoint, the newest model into the run's folder, and the picture."""
-        with self.folder.new_checkpoint(self.step, self.config.keep_checkpoints) as checkpoint:
-            self._save_model(checkpoint)
-            write_safetensors(checkpoint / "optimizer.safetensors", self.optimizer.state_dict())
-            with atomic_write(checkpoint / "trainer_state.json", "w") as file:
-                json.dump(self._state(), file, indent=2)
+        """Write the newest model into the run's folder, a checkpoint, and the picture."""
+        # In this order: what a full disk cuts short after the checkpoint, no resumed run would do.
+        save_model(self.folder.path, self.model, self.tokenizer)
+        keep = self.config.keep_checkpoints
+        with self.folder.new_checkpoint(self.step, keep, best=self.best_step) as checkpoint:
+            write_checkpoint(checkpoint, self.model, self.tokenizer, self.optimizer, self._state())
         self.saved_step = self.step
-        self._save_model(self.folder.path)
         try:
             plot_run(self.folder.log_path, title=self.folder.path.name)
         except (OSError, ValueError) as error:  # a picture is not worth a run
             tell(self.report, f"no picture was drawn: {error}")
-
-    def _save_model(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        for callback in self.callbacks:
+            callback.on_checkpoint(self, self.folder.checkpoint(self.step))
 
     def _state(self) -> dict[str, Any]:
-        config = self.config.to_dict()
-        if self.config.data is not None:  # so that the run can be resumed from any folder
-            config["data"] = str(Path(self.config.data).absolute())
         splits = (self.train_data, self.validation_data)
         return {
             "step": self.step,
+            "rows": self.rows,
             "first_validation_loss": self.first_validation_loss,
             "validation_loss": self.validation_loss,
+            "best_step": self.best_step,
+            "best_validation_loss": self.best_validation_loss,
             "random_state": random.default_generator().get_state(),
             "data": {data.name: data.fingerprint() for data in splits},
-            "config": config,
+            "config": saved_config(self.config),
         }
 
     # ---- small steps of run() ------------------------------------------------------------------
@@ -378,7 +430,7 @@ class Trainer:
             text += f"  validation {self.validation_loss:.4f}"
         progress.line(self.step, text, keep=evaluated)
 
-    def _finish(self, interrupted: bool) -> TrainResult:
+    def _result(self, interrupted: bool) -> TrainResult:
         losses = (self.first_validation_loss, self.validation_loss)
         if interrupted:
             return TrainResult(self.step, True, *losses)
@@ -389,23 +441,8 @@ class Trainer:
             batch_size=self.config.batch_size,
             block_size=self.config.block_size,
         )
-        sample = self.sample() if self.config.sample_tokens else None
-        return TrainResult(self.step, False, *losses, whole, sample)
-
-    def _require_finite(self, value: float, what: str, step: int) -> None:
-        if math.isfinite(value):
-            return
-        raise FloatingPointError(
-            f"step {step}: the {what} is {value}; {self._first_non_finite()}; stopped, "
-            f"the last checkpoint is as it was: lower the learning rate (--set lr=...) or look "
-            "for what the text holds there"
-        )
-
-    def _first_non_finite(self) -> str:
-        """Where the trouble shows first: weights spoil the forward pass, gradients the weights."""
-        for kind in ("parameter", "gradient of"):
-            for name, parameter in self.model.named_parameters():
-                tensor = parameter if kind == "parameter" else parameter.grad
-                if tensor is not None and not np.isfinite(tensor.numpy()).all():
-                    return f"the first non-finite tensor is {kind} {name} {parameter.shape}"
-        return "all parameters and gradients are finite, so it arose in the forward pass"
+        return TrainResult(
+            self.step, False, *losses, whole, self.sample() if self.config.sample_tokens else None,
+            stopped_early=self.step < self.config.max_steps,
+            best_step=self.best_step, best_validation_loss=self.best_validation_loss,
+        )  # fmt: skip

@@ -240,8 +240,10 @@ def _zeros_like(p: Tensor) -> Tensor:
 
 
 def decay_groups(model: Module, weight_decay: float) -> list[Group]:
-    """Two groups: matrices, which decay, and vectors (biases, layer norms), which do not."""
-    params = list(model.parameters())
+    """Two groups: matrices, which decay, and vectors (biases, layer norms), which do not. What
+    requires no gradient is in neither.
+    """
+    params = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},

@@ -98,7 +98,7 @@ class TestFilesOfSettings:
             ("a.toml", b"\xff", "a.toml: not valid TOML: 'utf-8' codec"),
             ("a.toml", b"max_step = 3", "a.toml: unknown setting 'max_step': did you mean max_s"),
             ("a.toml", b"max_steps = 3.5", "a.toml: max_steps=3.5 should be a whole number"),
-            ("a.toml", b"[model]\nn_layer = 3", "a.toml: unknown setting 'model'"),
+            ("a.toml", b"[shape]\nn_layer = 3", "a.toml: unknown setting 'shape'"),
             ("a.toml", b"lr = -1", "a.toml: lr=-1.0 should be at least 0"),
             ("a.toml", b'preset = "huge"', "a.toml: preset='huge' is none of tiny, nano-cpu"),
             ("a.json", b"{", "a.json: not valid JSON"),

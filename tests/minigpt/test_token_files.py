@@ -113,7 +113,7 @@ def test_slices_of_shards():
 
 def test_an_id_of_another_vocabulary(tmp_path):
     ids = map_tokens(write(tmp_path / "x.bin", IDS.astype("<u2").tobytes()), 400)
-    with pytest.raises(IndexError, match=r"token 400 is outside the vocabulary of 400 \(position 400"):
+    with pytest.raises(IndexError, match=r"token 400 is outside .* of 400 \(position 400"):
         TokenData(ids, 400)
 
 
