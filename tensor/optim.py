@@ -17,7 +17,7 @@ from tensor.tensor import Tensor
 Group = dict[str, Any]
 
 
-def _read_groups(params: Iterable[Any], defaults: Group) -> list[Group]:
+def read_groups(params: Iterable[Any], defaults: Group) -> list[Group]:
     """Parameters, or groups of them with their own options, as groups with every option."""
     if isinstance(params, Module):
         raise TypeError("an optimizer takes parameters: pass model.parameters()")
@@ -69,7 +69,7 @@ class Optimizer:
     """What SGD and AdamW share: groups of parameters, and the way their state is saved."""
 
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
-        self.groups = _read_groups(params, defaults)
+        self.groups = read_groups(params, defaults)
         for group in self.groups:
             for name in defaults:
                 _check_option(name, group[name])

@@ -1,0 +1,124 @@
+"""Several ranks do what one process does; what goes wrong is named, and ends the run."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minigpt import distributed
+from minigpt.distributed import Alone, launched_ranks, mean, share, world
+from minigpt.sharded_optimizer import ShardedAdamW, _divide
+from tensor import Tensor
+
+HERE = Path(__file__).parent
+# The launcher of the package openmpi is beside Python; another MPI's is on the PATH.
+MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+needs_mpi = pytest.mark.skipif(
+    MPIEXEC is None or importlib.util.find_spec("mpi4py") is None,
+    reason='needs mpiexec and mpi4py: pip install -e ".[distributed]"',
+)
+
+
+def run_ranks(ranks, *arguments, timeout=120):
+    """The exit code and all output of mpi_worker.py on several ranks."""
+    # Open MPI refuses root unless told twice, and more ranks than cores; others ignore these.
+    settings = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+                "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+                "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}  # fmt: skip
+    run = subprocess.run(
+        [MPIEXEC, "-n", str(ranks), sys.executable, str(HERE / "mpi_worker.py"), *arguments],
+        env=os.environ | settings, capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+    return run.returncode, run.stdout + run.stderr
+
+
+@needs_mpi
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_losses_are_those_of_one_process(ranks, tmp_path):
+    losses = []
+    for n in (1, ranks):
+        code, output = run_ranks(n, "same_losses", str(tmp_path / f"{n}.npy"))
+        assert code == 0, output
+        losses.append(np.load(tmp_path / f"{n}.npy"))
+    assert losses[0][-1] < losses[0][0] - 0.01
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-5)
+
+
+@needs_mpi
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("name", ["sharded", "buckets"])
+def test_checks_on_ranks(name, ranks):
+    code, output = run_ranks(ranks, name)
+    assert code == 0 and output.count("done") == ranks, output
+
+
+@needs_mpi
+@pytest.mark.slow
+@pytest.mark.parametrize("name, message", [
+    ("hangs", "rank 0 has waited 2 seconds for rank 1: it hangs"),
+    ("different_programs", "they do not run the same program"),
+    ("different_weights", "do not begin with the same weights"),
+])  # fmt: skip
+def test_what_goes_wrong_is_named_and_ends_all_ranks(name, message):
+    code, output = run_ranks(2, name, timeout=60)
+    assert code != 0 and message in output, output
+
+
+def test_a_group_of_one_exchanges_nothing():
+    group = world()
+    assert isinstance(group, Alone) and (group.rank, group.size) == (0, 1)
+    assert mean(group, 6.0, 3) == 2.0
+    assert list(share(group, [1, 2, 3])) == [1, 2, 3]
+
+
+def test_shares_are_equal_or_refused():
+    class Three(Alone):
+        rank, size = 1, 3
+
+    assert list(share(Three(), list(range(6)))) == [2, 3]
+    with pytest.raises(ValueError, match="batch of 4 can't be divided among 3 ranks"):
+        share(Three(), [0] * 4)
+
+
+def test_without_mpi4py_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    assert isinstance(world(), Alone)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match=r'started 2 processes.*pip install -e "\.\[distributed'):
+        world()
+
+
+@pytest.mark.parametrize("variable", distributed.SIZE_VARIABLES)
+def test_launchers_are_recognised(variable):
+    assert launched_ranks({variable: "4"}) == 4
+    assert launched_ranks({}) == 1
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_every_row_has_one_owner_and_the_ranks_equal_parts(ranks):
+    shapes = [(50, 8), (8,), (8, 24), (24,), (1, 8), (1,)]
+    pieces = _divide(shapes, ranks)
+    for number, shape in enumerate(shapes):
+        rows = [row for p in pieces if p.parameter == number for row in range(p.start, p.stop)]
+        assert rows == list(range(shape[0]))
+    sizes = [0] * ranks
+    for p in pieces:
+        sizes[p.owner] += (p.stop - p.start) * int(np.prod(shapes[p.parameter][1:]))
+    assert max(sizes) - min(sizes) <= 2 * 24  # a row at either end
+
+
+def test_a_moved_model_is_refused():
+    p = Tensor(np.ones((2, 2), np.float32), requires_grad=True)
+    optimizer = ShardedAdamW([p], Alone())
+    p.data = p.backend.copy(p.data)
+    with pytest.raises(ValueError, match="make a new optimizer"):
+        optimizer.step()
+    with pytest.raises(ValueError, match="does not fit"):
+        optimizer.load_state_dict({"step": 1})
