@@ -1,4 +1,5 @@
-"""The command line: `minigpt train`, `generate`, `eval`, `tokenize`, `prepare`, `download`, `info`.
+"""The command line: `minigpt train`, `generate`, `eval`, `tokenize`, `prepare`, `download`,
+`doctor`, `info`.
 
 Exit codes: 0, 2 for a user's error with one line on stderr, 130 when a signal stopped the work
 (training saves a checkpoint first).
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from minigpt import cli_download, cli_eval, cli_tokenize, cli_train
+from minigpt import cli_doctor, cli_download, cli_eval, cli_tokenize, cli_train
 from minigpt.cli_common import INTERRUPTED, discard_output, not_empty, print_line
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.preparation import prepare
@@ -193,6 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_prepare(verbs.add_parser("prepare", help="turn text into tokens", allow_abbrev=False))
     cli_download.add_options(
         verbs.add_parser("download", help="fetch a model from the Hub", allow_abbrev=False)
+    )
+    cli_doctor.add_options(
+        verbs.add_parser("doctor", help="what works here, and what to do", allow_abbrev=False)
     )
     _add_info(verbs.add_parser("info", help="list a model's parameters", allow_abbrev=False))
     return parser

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels import doctor
 from kernels.array import DeviceArray
 from kernels.device import get_device
 from kernels.launch import Kernel, load
@@ -31,6 +32,11 @@ def _not_there(name: str) -> Any:
         raise NotImplementedError(f"{name} has no kernel yet on the device {self.name!r}")
 
     return call
+
+
+def report() -> list[dict[str, str]]:
+    """What `minigpt doctor` tells of "emulator" and "cuda": kernels.doctor.Finding as dicts."""
+    return doctor.report()
 
 
 class CudaBackend:
