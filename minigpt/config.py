@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minigpt.activations import ACTIVATIONS, LEARNED_ACTIVATIONS
+from minigpt.checkpoints.hparams import HPARAMS_FILE, read_hparams
 from minigpt.checkpoints.hub import find_folder
 from minigpt.files import atomic_write, read_json
 
@@ -327,10 +328,11 @@ class GPT2Config:
         """
         file = find_folder(path, "config")
         if file.is_dir():
-            file = file / CONFIG_FILE
+            named = [file / name for name in (CONFIG_FILE, HPARAMS_FILE)]
+            file = next((path for path in named if path.is_file()), named[0])
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such file; a model's folder has a {CONFIG_FILE}")
-        values = read_json(file)
+        values = read_hparams(file) if file.name == HPARAMS_FILE else read_json(file)
         try:
             return cls.from_dict(values, **overrides)
         except ValueError as error:
