@@ -84,7 +84,7 @@ class TFReader(Reader):
                 _check_layout(entries, shard, os.fstat(file.fileno()).st_size)
             if any(entry.shard >= shards for entry in entries.values()):
                 raise TableError("a tensor is in a data file that does not exist")
-        except TableError as error:
+        except ValueError as error:
             self.close()
             raise ValueError(f"{index}: {error}") from None
         except BaseException:

@@ -39,11 +39,13 @@ def read_table(data: bytes, checksums: bool) -> dict[bytes, bytes]:
     if len(data) < FOOTER_BYTES or data[-8:] != MAGIC:
         raise TableError("this is no TensorFlow index, or it was cut off")
     footer = data[-FOOTER_BYTES:-8]
-    _, position = _read_handle(footer, 0)  # of the metaindex, which is empty
-    handle, _ = _read_handle(footer, position)
+    metaindex, position = _read_handle(footer, 0)
+    index, position = _read_handle(footer, position)
+    if any(footer[position:]) or any(_entries(_block(data, metaindex, checksums))):
+        raise TableError("the end of the index is damaged")
     table: dict[bytes, bytes] = {}
     last, end = None, 0
-    for _, value in _entries(_block(data, handle, checksums)):
+    for _, value in _entries(_block(data, index, checksums)):
         (start, size), _ = _read_handle(value, 0)
         if start < end:  # or one block could be read again and again
             raise TableError("the blocks of the index are not in order")
