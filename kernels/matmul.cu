@@ -213,15 +213,15 @@ extern "C" __global__ void __launch_bounds__(64) matmul_registers(
 struct Quad {
     const float* from;
     long long step;         // from a tile to the next
-    int left, r, k;         // what is left of the matrix along the four; their place in the tile
+    int left, place;        // what is left of the matrix along the four; their place in the tile
     bool along_rows, aligned;
     int deep;               // what is left of it across: rows of k, or whether the row is inside
 
     __device__ Quad(const float* X, long long ld, bool along_rows, int first, int rows, int K)
         : along_rows(along_rows) {
         int i = threadIdx.x;
-        r = along_rows ? i % 32 * 4 : i / 2;
-        k = along_rows ? i / 32 : i % 2 * 4;
+        int r = along_rows ? i % 32 * 4 : i / 2, k = along_rows ? i / 32 : i % 2 * 4;
+        place = k * 128 + r;
         from = X + (along_rows ? k * ld + first + r : (first + r) * ld + k);
         step = along_rows ? 8 * ld : 8;
         left = along_rows ? rows - first - r : K - k;
@@ -246,10 +246,10 @@ struct Quad {
         return four;
     }
     __device__ void store(float4 (&tile)[8][32], float4 four) const {
+        float* flat = reinterpret_cast<float*>(tile) + place;
         if (along_rows) {
-            tile[k][r / 4] = four;
+            *reinterpret_cast<float4*>(flat) = four;
         } else {
-            float* flat = reinterpret_cast<float*>(tile) + k * 128 + r;
             flat[0] = four.x, flat[128] = four.y, flat[256] = four.z, flat[384] = four.w;
         }
     }

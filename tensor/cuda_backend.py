@@ -20,7 +20,7 @@ from kernels import doctor
 from kernels.array import DeviceArray
 from kernels.device import get_device
 from kernels.launch import Kernel, load
-from tensor import cuda_elementwise, cuda_index, cuda_matmul, cuda_moving, cuda_reduce
+from tensor import cuda_elementwise, cuda_fused, cuda_index, cuda_matmul, cuda_moving, cuda_reduce
 from tensor.backend import Axes, Shape
 from tensor.cuda_layout import FLOAT, INT, LONG, SUFFIX
 
@@ -160,14 +160,14 @@ class CudaBackend:
 
     # --- fused
 
-    gelu = _not_there("gelu")
-    gelu_tanh = _not_there("gelu_tanh")
-    softmax = _not_there("softmax")
-    softmax_backward = _not_there("softmax_backward")
-    log_softmax = _not_there("log_softmax")
-    log_softmax_backward = _not_there("log_softmax_backward")
-    layer_norm = _not_there("layer_norm")
-    layer_norm_backward = _not_there("layer_norm_backward")
+    gelu = cuda_fused.gelu
+    gelu_tanh = cuda_fused.gelu_tanh
+    softmax = cuda_fused.softmax
+    softmax_backward = cuda_fused.softmax_backward
+    log_softmax = cuda_fused.log_softmax
+    log_softmax_backward = cuda_fused.log_softmax_backward
+    layer_norm = cuda_fused.layer_norm
+    layer_norm_backward = cuda_fused.layer_norm_backward
     cross_entropy = _not_there("cross_entropy")
     cross_entropy_backward = _not_there("cross_entropy_backward")
     dropout = _not_there("dropout")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 
 from kernels.array import DeviceArray
-from tensor.backend import Backend, Shape
-from tensor.cuda_launch import Version, as_rows, ceil_div, contiguous, kernel
+from tensor import cuda_moving
+from tensor.backend import Shape
+from tensor.cuda_launch import Version, as_rows, ceil_div, reshaped
+from tensor.cuda_layout import Launcher
 
 FEW_ROWS = 8  # up to so many rows, reading B once is all the work
 LARGE = 64  # so many tiles of 128 x 128 keep a GPU busy; fewer are cut into smaller ones
 
 
 def matmul(
-    be: Backend,
+    be: Launcher,
     a: DeviceArray,
     b: DeviceArray,
     transpose_a: bool,
@@ -29,7 +31,7 @@ def matmul(
 
 
 def linear(
-    be: Backend,
+    be: Launcher,
     x: DeviceArray,
     w: DeviceArray,
     b: DeviceArray | None,
@@ -42,14 +44,14 @@ def linear(
 
 
 def linear_backward_weight(
-    be: Backend, x: DeviceArray, dy: DeviceArray, version: Version | None = None
+    be: Launcher, x: DeviceArray, dy: DeviceArray, version: Version | None = None
 ) -> DeviceArray:
     """x^T dy over all rows: x (..., K), dy (..., N) -> (K, N)."""
     return product(be, as_rows(be, x), as_rows(be, dy), None, True, False, version=version)
 
 
 def product(
-    be: Backend,
+    be: Launcher,
     a: DeviceArray,
     b: DeviceArray,
     bias: DeviceArray | None,
@@ -65,17 +67,17 @@ def product(
     M, K = a.shape[:-3:-1] if transpose_a else a.shape[-2:]
     N = b.shape[-2] if transpose_b else b.shape[-1]
     leading = broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    c = a.device.empty((*leading, M, N), a.dtype)
+    c = be.empty((*leading, M, N), a.dtype)
     if c.size == 0:
         return c
     a, lda, transpose_a = _lying(be, a, transpose_a)
     b, ldb, transpose_b = _lying(be, b, transpose_b)
     batches = math.prod(leading)
-    version = version or _best(M, N, batches)
+    version = version or _best(be, M, N, batches)
     batch = leading or (1,)
     strides = [x.expand((*leading, *x.shape[-2:])).strides[:-2] or (0,) for x in (a, b)]
-    kernel("matmul.cu", version.name, c)(
-        a.strided, b.strided, None if bias is None else contiguous(be, bias), c, M, N, K, lda, ldb,
+    be.kernel("matmul.cu", version.name)(
+        a.strided, b.strided, None if bias is None else be.contiguous(bias), c, M, N, K, lda, ldb,
         int(transpose_a), int(transpose_b), int(gelu), len(batch), batch, *strides, batches,
         grid=_grid(version, M, N, batches, transpose_b),
         block=(16, 16) if version.name == "matmul_tiles" else version.block,
@@ -84,18 +86,18 @@ def product(
     return c
 
 
-def _lying(be: Backend, x: DeviceArray, transpose: bool) -> tuple[DeviceArray, int, bool]:
+def _lying(be: Launcher, x: DeviceArray, transpose: bool) -> tuple[DeviceArray, int, bool]:
     """x, the step from one row in memory to the next, and whether it lies transposed."""
     if x.strides[-1] != 1 and x.shape[-1] != 1:
         if x.strides[-2] == 1 or x.shape[-2] == 1:
             return x, x.strides[-1], not transpose
-        x = be.copy(x)
+        x = cuda_moving.copy(be, x)
     return x, x.strides[-2], transpose
 
 
-def _best(M: int, N: int, batches: int) -> Version:
+def _best(be: Launcher, M: int, N: int, batches: int) -> Version:
     if M <= FEW_ROWS:
-        return Version("matmul_rows", 256)
+        return Version("matmul_rows", be.threads)
     if min(M, N) >= 128 and batches * ceil_div(M, 128) * ceil_div(N, 128) >= LARGE:
         return Version("matmul_vector", 256)
     return Version("matmul_registers", 64)
@@ -118,10 +120,3 @@ def broadcast_shapes(x: Shape, y: Shape) -> Shape:
     ndim = max(len(x), len(y))
     pairs = zip((1,) * (ndim - len(x)) + x, (1,) * (ndim - len(y)) + y, strict=True)
     return tuple(n if m == 1 else m for m, n in pairs)
-
-
-def reshaped(x: DeviceArray, shape: Shape) -> DeviceArray:
-    """A view of a contiguous array."""
-    view = x.reshape(shape)
-    assert view is not None, "a contiguous array has a view of every shape"
-    return view

@@ -20,6 +20,10 @@ OPTIONS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-fno-strict-aliasi
            "-ffp-contract=off"]
 # Each access to memory becomes a call, which checks.h answers.
 CHECKED_OPTIONS = ["-fsanitize=thread,alignment"]
+# Only the entries are seen from outside: two libraries may both have an inline function of the same
+# header, and its static variables (cuda_emulator.h keeps a shared array's place in one) are to be
+# each library's own.
+HIDDEN = ["-fvisibility=hidden"]
 # What a kernel's source is compiled with in front of it.
 HEADERS = ["cuda_emulator.h", "vector_types.h", "device_math.h"]
 
@@ -75,10 +79,10 @@ def kernels(path: Path, signatures: Signatures, checked: bool) -> Path:
             f"*({p.type}{'*' if p.pointer else ''} const*)(a + {place})"
             for p, place in zip(parameters, packing(parameters)[1])
         )
-        entries.append(f'extern "C" __attribute__((no_sanitize("thread"))) '
+        entries.append('extern "C" __attribute__((no_sanitize("thread"), visibility("default"))) '
                        f"void emu_kernel_{name}(const char* a) {{ {name}({values}); }}")
     sources["entries.cpp"] = '#include "cuda_emulator.h"\n' + "\n".join(entries) + "\n"
-    return library(path.stem, sources, CHECKED_OPTIONS if checked else [],
+    return library(path.stem, sources, HIDDEN + (CHECKED_OPTIONS if checked else []),
                    [HERE / name for name in HEADERS])
 
 

@@ -1,4 +1,4 @@
-"""Each version of the matrix product on the emulator, against NumPy in float64."""
+"""Each version of the matrix product on the backend, against NumPy in float64."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from tensor import cuda_matmul
 from tensor.cuda_launch import Version
 from tests.kernels.devices import (
     ORDERS,
+    backend,
     close,
-    emulator,
     needs_compiler,
     normal,
     one_axis_at_a_time,
@@ -28,27 +28,20 @@ def _compiler():
     needs_compiler()
 
 
-class Backend:
-    """As much of one as a product needs."""
-
-    def copy(self, x):
-        return x.device.from_numpy(x.numpy())
-
-
-def lying(device, x, transposed, gap):
+def lying(be, x, transposed, gap):
     """x on the device, transposed in memory or not, with `gap` floats between its rows."""
     x = x.swapaxes(-1, -2) if transposed else x
     room = np.full((*x.shape[:-1], x.shape[-1] + gap), np.nan, np.float32)
     room[..., : x.shape[-1]] = x
-    return device.from_numpy(room)[..., : x.shape[-1]]
+    return be.from_numpy(room)[..., : x.shape[-1]]
 
 
 def check(version, M, N, K, transpose_a, transpose_b, gap=0, checked=False, gelu=False):
-    device = emulator(checked)
+    be = backend(checked)
     a, b, bias = normal(0, (M, K), (K, N), (N,))
     c = cuda_matmul.product(
-        Backend(), lying(device, a, transpose_a, gap), lying(device, b, transpose_b, gap),
-        device.from_numpy(bias), transpose_a, transpose_b, gelu, version)
+        be, lying(be, a, transpose_a, gap), lying(be, b, transpose_b, gap),
+        be.from_numpy(bias), transpose_a, transpose_b, gelu, version)
     expected = a.astype(np.float64) @ b + bias
     if gelu:
         u = np.sqrt(2 / np.pi) * (expected + 0.044715 * expected**3)
@@ -59,6 +52,8 @@ def check(version, M, N, K, transpose_a, transpose_b, gap=0, checked=False, gelu
 @pytest.mark.parametrize("version", [*VERSIONS, LARGEST], ids=str)
 def test_versions_and_shapes(version):
     for number, shape in enumerate(SHAPES):
+        if version.name == "matmul_rows" and shape[0] > 65:     # it is for few
+            continue
         order = ORDERS[number % 3]
         for flags in [(False, False), (False, True), (True, False), (True, True)]:
             check(version._replace(order=order), *shape, *flags, gap=number % 2 * 3)
@@ -80,20 +75,20 @@ def test_checked(version):
 @pytest.mark.parametrize("version", VERSIONS[1:], ids=str)
 @pytest.mark.parametrize("leading", [((5,), (5,)), ((2, 1), (3,)), ((), (2, 3)), ((4, 1), (1, 2))])
 def test_batches_broadcast(version, leading):
-    device = emulator()
+    be = backend()
     a, b = normal(1, (*leading[0], 9, 7), (*leading[1], 7, 10))
-    c = cuda_matmul.product(Backend(), device.from_numpy(a), device.from_numpy(b), None, False,
+    c = cuda_matmul.product(be, be.from_numpy(a), be.from_numpy(b), None, False,
                             False, version=version)
     close(c, a.astype(np.float64) @ b)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 9, 40])
 def test_the_primitives_on_views(rows):
-    device, be = emulator(), Backend()
+    be = backend()
     x, w, b, dy = normal(2, (rows, 3, 2, 5), (5, 6), (6,), (rows, 2, 3, 6))
     x = x.transpose(0, 2, 1, 3)
-    view = device.from_numpy(np.ascontiguousarray(x.transpose(0, 2, 1, 3))).permute((0, 2, 1, 3))
-    on = device.from_numpy
+    view = be.from_numpy(np.ascontiguousarray(x.transpose(0, 2, 1, 3))).permute((0, 2, 1, 3))
+    on = be.from_numpy
     close(cuda_matmul.linear(be, view, on(w), on(b), False), x.astype(np.float64) @ w + b)
     close(cuda_matmul.linear(be, view, on(w).permute((1, 0)), None, True), x.astype(np.float64) @ w)
     close(cuda_matmul.matmul(be, view, on(w), False, False), x.astype(np.float64) @ w)
@@ -108,12 +103,13 @@ def test_the_primitives_on_views(rows):
                                       ((2, 2, 3, 0), (2, 1, 0, 3)), ((5, 2, 3), (3, 0))])
 def test_empty_ones(a, b):
     x, y = normal(3, a, b)
-    device = emulator()
-    got = cuda_matmul.matmul(Backend(), device.from_numpy(x), device.from_numpy(y), False, False)
+    be = backend()
+    got = cuda_matmul.matmul(be, be.from_numpy(x), be.from_numpy(y), False, False)
     np.testing.assert_array_equal(got.numpy(), np.matmul(x, y))
 
 
 def test_large_shapes_take_the_vector_version_and_few_rows_their_own():
-    assert cuda_matmul._best(4096, 3072, 1).name == "matmul_vector"
-    assert cuda_matmul._best(1, 50257, 1).name == "matmul_rows"
-    assert cuda_matmul._best(64, 64, 12).name == "matmul_registers"
+    be = backend()
+    assert cuda_matmul._best(be, 4096, 3072, 1).name == "matmul_vector"
+    assert cuda_matmul._best(be, 1, 50257, 1).name == "matmul_rows"
+    assert cuda_matmul._best(be, 64, 64, 12).name == "matmul_registers"

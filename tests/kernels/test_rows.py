@@ -1,0 +1,184 @@
+"""Softmax, layer norm and GELU: each version on the backend, against NumPy in float64."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tensor import cuda_fused
+from tensor.cuda_launch import Version
+from tests.kernels.devices import ORDERS, backend, close, needs_compiler, normal
+from tests.tensor import slow_ops
+
+pytestmark = pytest.mark.slow
+SHAPES = [(1, 1), (33, 65), (65, 33), (2, 1000), (1000, 2), (3, 4100), (5, 64)]
+
+
+@pytest.fixture(autouse=True)
+def _compiler():
+    needs_compiler()
+
+
+def versions(name, kinds, blocks):
+    return [Version(f"{name}_{kind}", block) for kind in kinds for block in blocks]
+
+
+def everywhere(run, version):
+    """run(be, shape, version) for each shape in one of the orders, for one shape in each."""
+    for number, shape in enumerate(SHAPES):
+        run(backend(), shape, version._replace(order=ORDERS[number % 3]))
+    for order in ORDERS:
+        run(backend(), (5, 132), version._replace(order=order))
+    run(backend(checked=True), (5, 132), version._replace(order=7))
+
+
+BACKWARD = {
+    "softmax": lambda dy, y: y * (dy - (dy * y).sum(1, keepdims=True)),
+    "log_softmax": lambda dy, y: dy - np.exp(y) * dy.sum(1, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("version", versions("", ["naive", "warp", "block"], [32, 64, 256, 1024]),
+                         ids=str)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_softmax(name, version):
+    def run(be, shape, version):
+        x, dy = normal(0, shape, shape)
+        x *= 5
+        expected = getattr(slow_ops, name)(x.astype(np.float64), 1)
+        on, kind = be.from_numpy, version.name
+        y = getattr(cuda_fused, name)(be, on(x), version._replace(name=name + kind))
+        close(y, expected)
+        dx = getattr(cuda_fused, f"{name}_backward")(
+            be, on(dy), y, version._replace(name=f"{name}_backward{kind}"))
+        close(dx, BACKWARD[name](dy.astype(np.float64), expected))
+    everywhere(run, version)
+
+
+@pytest.mark.parametrize("kind", ["naive", "warp", "block"])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_rows_with_infinities(name, kind):
+    inf = math.inf
+    x = np.array([[-inf] * 70, [-inf, 1.0] * 35, [1.0, inf] * 35, [math.nan] + [1.0] * 69,
+                  [-inf] * 69 + [3e38]], np.float32)
+    be = backend()
+    y = getattr(cuda_fused, name)(be, be.from_numpy(x),
+                                  Version(f"{name}_{kind}", 64))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = getattr(slow_ops, name)(x.astype(np.float64), 1)
+    if name == "log_softmax":
+        np.testing.assert_allclose(y.numpy(), expected, rtol=1e-6)
+    else:
+        np.testing.assert_allclose(y.numpy(), expected, rtol=1e-6, atol=1e-38)
+
+
+LAYER_NORMS = versions("layer_norm", ["naive", "warp"], [32, 256, 1024]) + versions(
+    "layer_norm", ["registers"], [32, 128])
+
+
+@pytest.mark.parametrize("version", LAYER_NORMS, ids=str)
+def test_layer_norm(version):
+    def run(be, shape, version):
+        C = shape[1] if version.name != "layer_norm_registers" else min(shape[1] * 4, 2048)
+        x, w, b = normal(0, (shape[0], C), (C,), (C,))
+        x = x * 3 + (50 if C > 32 else 0)   # of two numbers, the rounding alone would count
+        on = be.from_numpy
+        y, mean, rstd = cuda_fused.layer_norm(be, on(x), on(w), on(b), 1e-5, version)
+        exact = x.astype(np.float64)
+        close(mean, exact.mean(1))
+        close(rstd, 1 / np.sqrt(exact.var(1) + 1e-5))
+        close(y, slow_ops.layer_norm(exact, w.astype(np.float64), b.astype(np.float64), 1e-5))
+    everywhere(run, version)
+
+
+@pytest.mark.parametrize("version", versions("layer_norm_backward", ["naive", "block"],
+                                             [32, 256, 1024]), ids=str)
+def test_layer_norm_backward(version):
+    def run(be, shape, version):
+        rows, C = shape
+        x, dy, w = normal(0, shape, shape, (C,))
+        exact = x.astype(np.float64)
+        mean, rstd = exact.mean(1), 1 / np.sqrt(exact.var(1) + 0.1)
+        h, g = (exact - mean[:, None]) * rstd[:, None], dy * w.astype(np.float64)
+        dx = (g - g.mean(1)[:, None] - h * (g * h).mean(1)[:, None]) * rstd[:, None]
+        on = be.from_numpy
+        arrays = [on(np.asarray(a, np.float32)) for a in (dy, x, w, mean, rstd)]
+        got = cuda_fused.layer_norm_backward(be, *arrays, version)
+        scale = 1e-4 if C > 1 else math.inf     # dx of one column is 0 but for rounding
+        for a, e in zip(got, (dx, (dy * h).sum(0), dy.sum(0, dtype=np.float64)), strict=True):
+            if scale < math.inf:
+                close(a, e)
+            else:
+                assert np.abs(a.numpy() - e).max() < 1e-5
+    everywhere(run, version)
+
+
+def test_more_columns_than_shared_memory_holds():
+    x, dy, w = normal(0, (2, 7000), (2, 7000), (7000,))
+    be = backend()
+    on = be.from_numpy
+    y, mean, rstd = cuda_fused.layer_norm(be, on(x), on(w), on(w), 1e-5)
+    close(y, slow_ops.layer_norm(x.astype(np.float64), w, w, 1e-5))
+    _, _, db = cuda_fused.layer_norm_backward(be, on(dy), on(x), on(w), mean, rstd)
+    close(db, dy.sum(0, dtype=np.float64))
+
+
+def exact_gelu(x):
+    p = (1 + slow_ops.erf(x / math.sqrt(2))) / 2
+    return x * p, p + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def tanh_gelu(x):
+    c, a = math.sqrt(2 / math.pi), 0.044715
+    t = np.tanh(c * (x + a * x**3))
+    return x * (1 + t) / 2, (1 + t) / 2 + x * (1 - t * t) / 2 * c * (1 + 3 * a * x * x)
+
+
+@pytest.mark.parametrize("version", versions("", ["naive", "vector"], [32, 256, 1024]), ids=str)
+@pytest.mark.parametrize(("name", "formula"), [("gelu", exact_gelu), ("gelu_tanh", tanh_gelu)])
+def test_gelu(name, formula, version):
+    def run(be, shape, version):
+        (x,) = normal(0, shape)
+        x *= 3
+        how = version._replace(name=name + version.name)
+        y, slope = getattr(cuda_fused, name)(be, be.from_numpy(x), True, how)
+        expected = formula(x.astype(np.float64))
+        close(y, expected[0])
+        close(slope, expected[1])
+        alone, none = getattr(cuda_fused, name)(be, be.from_numpy(x), False, how)
+        np.testing.assert_array_equal(alone.numpy(), y.numpy())
+        assert none is None
+    everywhere(run, version)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
+def test_gelu_far_out(name):
+    x = np.array([-math.inf, -3e38, -100, -0.0, 100, 3e38, math.inf, math.nan], np.float32)
+    be = backend()
+    y, slope = getattr(cuda_fused, name)(be, be.from_numpy(x), True)
+    np.testing.assert_array_equal(y.numpy()[1:], [0, 0, 0, 100, x[5], math.inf, math.nan])
+    np.testing.assert_array_equal(slope.numpy()[[2, 4]], [0, 1])
+
+
+def test_views_whose_elements_lie_apart_or_at_odd_places():
+    be = backend()
+    (x,) = normal(0, (6, 4, 8))
+    view = be.from_numpy(x).permute((1, 0, 2))[:, 1:]
+    close(cuda_fused.softmax(be, view), slow_ops.softmax(x.swapaxes(0, 1)[:, 1:], 2))
+    odd = be.from_numpy(x.reshape(-1))[1:]
+    close(cuda_fused.gelu_tanh(be, odd, False)[0],
+          tanh_gelu(x.reshape(-1)[1:].astype(np.float64))[0])
+    ones = be.from_numpy(np.ones(8, np.float32))
+    close(cuda_fused.layer_norm(be, view, ones, ones, 0.1)[0],
+          slow_ops.layer_norm(x.swapaxes(0, 1)[:, 1:].astype(np.float64), np.ones(8), np.ones(8),
+                              0.1))
+
+
+def test_empty_ones():
+    be = backend()
+    x, w = be.empty((0, 4)), be.from_numpy(np.ones(4, np.float32))
+    assert cuda_fused.softmax(be, x).shape == (0, 4)
+    assert cuda_fused.gelu(be, x, True)[1].shape == (0, 4)
+    y, mean, rstd = cuda_fused.layer_norm(be, x, w, w, 0.1)
+    got = cuda_fused.layer_norm_backward(be, y, x, w, mean, rstd)
+    assert got[1].numpy().tolist() == got[2].numpy().tolist() == [0] * 4
