@@ -260,13 +260,3 @@ assert (device.from_numpy(x).numpy() == x).all()            # the context is not
 """, DOUBLE_FAIL="cuLaunchKernel:701")
     assert "softmax_warp: the GPU refused the launch" in out
     assert "too many resources requested for launch" in out and "32 registers a thread" in out
-
-
-def test_an_order_is_for_the_emulator(run):
-    out, _ = run("""
-device = get_device("cuda")
-y = device.from_numpy(x)
-fails(ValueError, load("softmax.cu", device)["softmax_warp"], y, y, 33, 65, grid=33, block=32,
-      order="reverse")
-""")
-    assert "softmax_warp: order='reverse' is for the emulator" in out

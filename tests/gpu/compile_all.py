@@ -1,0 +1,35 @@
+"""Compile every `.cu` file for the GPU that is here, several at a time, and tell what they need.
+
+    python -m tests.gpu.compile_all [sm_90]
+
+So that no test waits for nvcc afterwards. Without an argument the driver is asked for the GPU.
+"""
+
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from kernels.cuda_compile import HERE, compile_cubin, find_nvcc
+from kernels.cuda_probe import probe_driver
+from tests.kernels import cubin
+
+
+def main() -> int:
+    arch = sys.argv[1] if sys.argv[1:] else probe_driver().gpus[0].arch
+    nvcc = find_nvcc()
+    files = sorted(HERE.glob("*.cu"))
+    start = time.perf_counter()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        codes = list(pool.map(lambda path: compile_cubin(path, arch), files))
+    seconds = time.perf_counter() - start
+    print(f"nvcc {nvcc.release} at {nvcc.path}: {len(files)} files for {arch} in {seconds:.1f} s\n")
+    print("| kernel | registers | static shared memory, bytes |\n|--|--|--|")
+    for path, code in zip(files, codes):
+        for name, facts in sorted(cubin.kernels(code).items()):
+            print(f"| {path.name} {name} | {facts.registers} | {facts.shared} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Tokens a second in training and decoding, ours beside torch's, on one GPU.
+
+    python -m tests.gpu.speed                  all the cases, each in a process of its own; a table
+    python -m tests.gpu.speed --case train ours        one of them: a line of JSON
+
+All compute in float32; "torch, tf32" and "torch.compile" are what torch can do beyond that. A step
+of training is forward, backward, clipping of the norm and AdamW; it ends with its loss on the host.
+A step of decoding is one token, chosen on the host. Medians after steps that were not counted.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+SIZES = {
+    "124M": dict(vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12),
+    "tiny": dict(vocab_size=65, n_positions=64, n_embd=32, n_layer=2, n_head=2),
+}
+SHAPES = {"124M": {"train": (4, 512), "decode": (1, 64)}, "tiny": {"train": (2, 16),
+                                                                  "decode": (1, 8)}}
+LIBRARIES = {"train": ["ours", "torch", "torch-tf32", "torch-compile"],
+             "decode": ["ours", "torch", "torch-tf32"]}
+Step = Callable[[], object]
+
+
+def draw_ids(size: str, case: str) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, SIZES[size]["vocab_size"], SHAPES[size][case])
+
+
+def ours_train(size: str, device: str) -> Step:
+    from minigpt import GPT2Config, GPT2LMHeadModel
+    from tensor import optim
+
+    model = GPT2LMHeadModel(GPT2Config(**SIZES[size], resid_pdrop=0.0, embd_pdrop=0.0,
+                                       attn_pdrop=0.0)).to(device)
+    optimizer = optim.AdamW(optim.decay_groups(model, 0.1), lr=1e-3, betas=(0.9, 0.99))
+    ids = draw_ids(size, "train")
+
+    def step() -> float:
+        loss = model(ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        optim.clip_grad_norm(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+    return step
+
+
+def ours_decode(size: str, device: str) -> Step:
+    from minigpt import GPT2Config, GPT2LMHeadModel
+    from tensor import no_grad
+
+    model = GPT2LMHeadModel(GPT2Config(**SIZES[size])).to(device).eval()
+    state: list = [None, draw_ids(size, "decode")]
+
+    def step() -> None:
+        with no_grad():
+            out = model(state[1], past_key_values=state[0], use_cache=True, logits_to_keep=1)
+        state[:] = out.past_key_values, out.logits.numpy()[:, -1].argmax(-1)[:, None]
+    return step
+
+
+def torch_model(size: str, device: str, library: str):
+    import torch
+
+    from tests.gpu.torch_gpt2 import GPT2
+
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high" if library == "torch-tf32" else "highest")
+    model = GPT2(**SIZES[size]).to("cuda" if device == "cuda" else "cpu")
+    return model, next(model.parameters()).device
+
+
+def torch_train(size: str, device: str, library: str) -> Step:
+    import torch
+
+    model, where = torch_model(size, device, library)
+    run = torch.compile(model) if library == "torch-compile" else model
+    groups = [{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
+              {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
+    ids = torch.tensor(draw_ids(size, "train"), device=where)
+
+    def step() -> float:
+        loss = run(ids, labels=ids)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+    return step
+
+
+def torch_decode(size: str, device: str, library: str) -> Step:
+    import torch
+
+    model, where = torch_model(size, device, library)
+    model.eval()
+    caches: list[list] = [[] for _ in model.h]
+    state = [0, torch.tensor(draw_ids(size, "decode"), device=where)]
+
+    def step() -> None:
+        with torch.inference_mode():
+            logits = model(state[1], caches=caches, start=state[0])
+        state[:] = state[0] + state[1].shape[1], torch.tensor(
+            logits.cpu().numpy().argmax(-1)[:, None], device=where)
+    return step
+
+
+def measure(case: str, library: str, size: str, device: str, repeats: int) -> dict[str, float]:
+    """Seconds a step: the median, the least and the most."""
+    if library == "ours":
+        step = {"train": ours_train, "decode": ours_decode}[case](size, device)
+    else:
+        step = {"train": torch_train, "decode": torch_decode}[case](size, device, library)
+    for _ in range(3):          # compiles, fills the pool; the first step of decoding is the prompt
+        step()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    B, T = SHAPES[size][case]
+    tokens = B * T if case == "train" else B
+    seconds = statistics.median(times)
+    return {"seconds": seconds, "least": min(times), "most": max(times),
+            "tokens_per_s": tokens / seconds}
+
+
+def one(case: str, library: str, arguments: argparse.Namespace) -> dict | str:
+    """`measure` in a process of its own; what went wrong, in a line, where it did."""
+    command = [sys.executable, "-m", "tests.gpu.speed", "--case", case, library, "--size",
+               arguments.size, "--device", arguments.device, "--repeats", str(arguments.repeats)]
+    try:
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
+                             timeout=arguments.timeout)
+    except subprocess.TimeoutExpired:
+        return f"took longer than {arguments.timeout} seconds"
+    if run.returncode:
+        return (run.stderr.strip().splitlines() or ["no message"])[-1]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def table(arguments: argparse.Namespace) -> bool:
+    """Print the table; whether ours ran in every case."""
+    print("| | B x T | ms a step (least to most) | tokens/s | ours beside it |\n|--|--|--|--|--|")
+    good = True
+    for case, libraries in LIBRARIES.items():
+        B, T = SHAPES[arguments.size][case]
+        ours = None
+        for library in libraries[: 1 if arguments.ours_only else None]:
+            name = f"{case} {arguments.size}, {library.replace('torch-', 'torch, ')}"
+            result = one(case, library, arguments)
+            if isinstance(result, str):
+                print(f"| {name} | {B} x {T} | failed: {result} | | |", flush=True)
+                good = good and library != "ours"
+                continue
+            ours = result["tokens_per_s"] if library == "ours" else ours
+            ratio = f"{ours / result['tokens_per_s']:.2f}" if ours and library != "ours" else ""
+            print(f"| {name} | {B} x {T} | {result['seconds'] * 1e3:.2f} "
+                  f"({result['least'] * 1e3:.2f} to {result['most'] * 1e3:.2f}) | "
+                  f"{result['tokens_per_s']:,.0f} | {ratio} |", flush=True)
+    return good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", nargs=2, metavar=("CASE", "LIBRARY"))
+    parser.add_argument("--size", default="124M", choices=SIZES)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--ours-only", action="store_true")
+    parser.add_argument("--timeout", type=int, default=60, help="seconds for each of the cases")
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(json.dumps(measure(*arguments.case, arguments.size, arguments.device,
+                                 arguments.repeats)))
+        return 0
+    return 0 if table(arguments) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
