@@ -3,9 +3,11 @@
 import argparse
 import shlex
 import sys
+import time
 from pathlib import Path
 
 from minigpt.cli_common import INTERRUPTED, discard_output, not_empty, print_line
+from minigpt.distributed import Group, world
 from minigpt.presets import PRESETS, parse_settings, read_settings
 from minigpt.progress import tell
 from minigpt.run_folder import RunFolder
@@ -55,24 +57,51 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """`minigpt train`: a new run, or one taken up again."""
+    """`minigpt train`: a new run, or one taken up again; in all processes that mpiexec started."""
+    processes = world()
+    try:
+        return _train(arguments, processes)
+    except BaseException as error:
+        if processes.size > 1:
+            _end_all(processes, error)
+        raise
+
+
+def _end_all(processes: Group, error: BaseException) -> None:
+    """Say why one process can't go on, and end the others, which would wait for it for ever."""
+    if processes.rank:
+        time.sleep(1)  # what went wrong everywhere is told, and ended, by rank 0
+    line = " ".join(str(error).split()) or type(error).__name__
+    print(f"minigpt: error: rank {processes.rank}: {line}", file=sys.stderr, flush=True)
+    print(
+        "minigpt: all ranks end; --resume goes on from the newest checkpoint, with any number of "
+        "ranks", file=sys.stderr, flush=True,
+    )  # fmt: skip
+    processes.abort()
+
+
+def _train(arguments: argparse.Namespace, processes: Group) -> int:
     if arguments.resume and arguments.overwrite:
         raise ValueError("--resume goes on with a run and --overwrite deletes it: give one of them")
     preset, changes = _settings(arguments)
     out = Path(arguments.out or f"runs/{preset or 'tiny'}")
-    report = None if arguments.quiet else print_line
+    report = None if arguments.quiet or processes.rank else print_line
     folder = RunFolder(out)
     if arguments.resume and folder.checkpoints():
         if preset:
             tell(report, "resuming: the settings are those of the run, not those of --preset")
-        trainer = Trainer.resume(out, changes, report=report)
+        trainer = Trainer.resume(out, changes, report=report, processes=processes)
     else:
         if arguments.resume:
             tell(report, f"no checkpoint in {out}: starting anew")
         config = fitted_to_model(PRESETS[preset or "tiny"].replace(**changes), given=changes)
-        trainer = Trainer.start(config, out, report=report, overwrite=arguments.overwrite)
+        trainer = Trainer.start(
+            config, out, report=report, overwrite=arguments.overwrite, processes=processes
+        )
     if report is not None:
         report(trainer.describe())
+        if processes.size > 1:
+            report(f"ranks: {processes.size}, which share each batch")
         advice = kernel_advice()
         if advice:
             report(f"hint: {advice}")
@@ -82,6 +111,8 @@ def train(arguments: argparse.Namespace) -> int:
         discard_output()
         print(f"minigpt: output closed: stopped and saved at step {trainer.step}", file=sys.stderr)
         return INTERRUPTED
+    if processes.rank:
+        return INTERRUPTED if result.interrupted else 0
     if result.interrupted:
         print(f"stopped and saved at step {result.step}: --resume goes on from there")
         return INTERRUPTED

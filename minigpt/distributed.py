@@ -1,9 +1,9 @@
-"""One training run in several processes, which average their gradients over MPI.
+"""One training run in several processes, which add up their gradients over MPI.
 
 `mpiexec -n 2 minigpt train …` starts the same program twice. Each process, a rank, has the whole
-model, computes the gradients of its share of every batch, and then all take the mean of all
-gradients, so that their weights stay equal, bit for bit. MPI (through the package mpi4py) carries
-the bytes; `world()` says who else there is, and a run in one process goes the same way, `Alone`.
+model and computes the gradients of its rows of every batch; then all have the sum of all gradients,
+so that their weights stay equal, bit for bit. MPI (through the package mpi4py) carries the bytes;
+`world()` says who else there is, and a run in one process goes the same way, `Alone`.
 
 A rank that dies is noticed by mpiexec, which ends the others. One that hangs is noticed here: each
 rank waits for its left neighbour's sign of life before it exchanges anything, and no longer than
@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from minigpt.data import Batch
 from tensor import Tensor
 from tensor.backend import Array, Backend
 from tensor.nn import Module
@@ -44,9 +45,10 @@ class Group(Protocol):
 
     rank: int  # 0 … size - 1; rank 0 writes
     size: int
+    timeout: float  # seconds
 
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace every gradient by its mean over the ranks."""
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace every gradient by its sum over the ranks."""
 
     def gather(self, numbers: Sequence[float]) -> np.ndarray:
         """Everybody's numbers: float64 (size, len(numbers)), the same on every rank."""
@@ -66,9 +68,9 @@ class Group(Protocol):
 class Alone:
     """A group of one."""
 
-    rank, size = 0, 1
+    rank, size, timeout = 0, 1, math.inf
 
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Nothing to do."""
 
     def gather(self, numbers: Sequence[float]) -> np.ndarray:
@@ -100,8 +102,8 @@ class MPIGroup:
         self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
         self.exchanges = 0
 
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Add up flat buckets of gradients over the ranks and divide by their number.
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace every gradient by its sum over the ranks, in flat buckets.
 
         A gradient that lives on a device goes through the host's memory.
         """
@@ -111,7 +113,6 @@ class MPIGroup:
             bucket = _pack(pieces)
             total = np.empty_like(bucket)
             self._wait(self.comm.Iallreduce(bucket, total), "the sum of the gradients")
-            total /= self.size
             _unpack(total, pieces)
 
     def gather(self, numbers: Sequence[float]) -> np.ndarray:
@@ -254,21 +255,38 @@ def world(timeout: float = 300.0) -> Group:
     return group
 
 
-def share(group: Group, items: Sequence[Any]) -> Sequence[Any]:
-    """This rank's part of items, consecutive ones. ValueError where they can't be divided."""
-    if len(items) % group.size:
+def own_rows(group: Group, batch: Batch) -> Batch:
+    """This rank's rows of a batch: consecutive ones, as many as the others', or one more or less.
+
+    ValueError where there are fewer rows than ranks.
+    """
+    rows = len(batch[0] if isinstance(batch, tuple) else batch["input_ids"])
+    if rows < group.size:
         raise ValueError(
-            f"a batch of {len(items)} can't be divided among {group.size} ranks: make batch_size "
-            f"a multiple of {group.size}"
+            f"a batch of {rows} rows can't be divided among {group.size} ranks: raise batch_size, "
+            "or start fewer"
         )
-    part = len(items) // group.size
-    return items[group.rank * part : (group.rank + 1) * part]
+    own = slice(rows * group.rank // group.size, rows * (group.rank + 1) // group.size)
+    if isinstance(batch, tuple):
+        return batch[0][own], batch[1][own]
+    return {name: x[own] if isinstance(x, np.ndarray) else x for name, x in batch.items()}
 
 
-def mean(group: Group, total: float, count: float) -> float:
-    """The ranks' totals divided by the ranks' counts, the same number on every rank."""
-    everybodys = group.gather([total, count])
-    return math.fsum(everybodys[:, 0]) / math.fsum(everybodys[:, 1])
+def total(group: Group, number: float) -> float:
+    """The sum of a number over the ranks, the same on every one."""
+    return math.fsum(group.gather([number])[:, 0])
+
+
+def any_of(group: Group, flag: bool) -> bool:
+    """Whether the flag is set on one rank at least."""
+    return bool(group.gather([float(flag)]).any())
+
+
+def step_seed(group: Group, seed: int, step: int) -> dict[str, int]:
+    """The state that a rank's generator begins a step with, so that each rank drops elements of its
+    own, and a run that is taken up again the same ones. (2^64 / golden ratio keeps seeds apart.)
+    """
+    return {"seed": (seed + group.rank * 0x9E3779B97F4A7C15) % 2**64, "draws": step << 20}
 
 
 def require_equal_weights(group: Group, model: Module) -> None:

@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 
 from minigpt.data import Batch, Examples
+from minigpt.distributed import Alone, Group, total
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.losses import IGNORED
 from minigpt.places import VALIDATION_STREAM
@@ -56,20 +57,32 @@ def evaluation_mode(model: Module) -> Iterator[None]:
             model.train()
 
 
-def split_loss(model: Module, data: Examples, *, batch_size: int, block_size: int) -> float:
+def split_loss(
+    model: Module,
+    data: Examples,
+    *,
+    batch_size: int,
+    block_size: int,
+    processes: Group | None = None,
+) -> float:
     """The loss over a whole split, in nats per token: each token but the first is predicted once,
     from what precedes it in its window of ``block_size``; windows don't overlap.
 
+    processes: those that share the work, this one alone unless given.
+
     ValueError for a split of fewer than two tokens.
     """
+    group = processes or Alone()
     if len(data) < 2:
         raise ValueError(f"{data.name}: {len(data)} tokens: a loss needs at least two")
     losses, counts = [], []
     with evaluation_mode(model):
-        for batch in data.windows(batch_size, block_size):
-            losses.append(batch_loss(model, batch).item())
-            counts.append(target_count(batch))
-    return math.fsum(loss * count for loss, count in zip(losses, counts)) / sum(counts)
+        for number, batch in enumerate(data.windows(batch_size, block_size)):
+            if number % group.size == group.rank:
+                losses.append(batch_loss(model, batch).item())
+                counts.append(target_count(batch))
+    loss = math.fsum(loss * count for loss, count in zip(losses, counts))
+    return total(group, loss) / total(group, sum(counts))
 
 
 def sampled_loss(
@@ -80,13 +93,15 @@ def sampled_loss(
     batch_size: int,
     block_size: int,
     seed: int,
+    processes: Group | None = None,
 ) -> float:
     """An estimate of ``split_loss`` from random windows, the same ones at each call with a seed."""
+    group = processes or Alone()
     losses = []
     with evaluation_mode(model):
-        for number in range(batches):
+        for number in range(group.rank, batches, group.size):
             batch = data.random_batch(
                 batch_size, block_size, seed=seed, step=number, stream=VALIDATION_STREAM
             )
             losses.append(batch_loss(model, batch).item())
-    return math.fsum(losses) / batches
+    return total(group, math.fsum(losses)) / batches

@@ -56,7 +56,11 @@ class TrainConfig:
     keep_checkpoints: int = 2  # the newest ones; the best stays as well
     sample_every: int = 0
     sample_tokens: int = 200
+    # Less memory, for more time.
+    recompute: bool = False  # each block a second time in the backward pass, see tensor.recompute
+    shard_optimizer: bool = False  # divide AdamW's moments among the processes that mpiexec starts
     # Where, and from which random numbers.
+    rank_timeout: float = 300.0  # seconds, after which a process that does not answer is given up
     device: str = "cpu"
     seed: int = 0
 
@@ -107,6 +111,7 @@ _BELOW = {"dropout": 1, "beta1": 1, "beta2": 1, "seed": 2**63}
 
 _TYPE_NAMES: dict[object, str] = {
     int: "a whole number", float: "a number", str: "text", str | None: "text",
+    bool: "true or false",
 }  # fmt: skip
 
 
@@ -172,8 +177,12 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, object]:
         field = _field(key)
         wanted = field.type
         try:
-            value: object = text if wanted in (str, str | None) else wanted(text)  # type: ignore
-        except ValueError:
+            value: object = text
+            if wanted is bool:
+                value = {"true": True, "false": False}[text.lower()]
+            elif wanted not in (str, str | None):
+                value = wanted(text)  # type: ignore
+        except (ValueError, KeyError):
             raise ValueError(
                 f"--set {key}={text}: {text!r} should be {_TYPE_NAMES[wanted]}"
             ) from None

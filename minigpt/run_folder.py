@@ -230,6 +230,19 @@ class RunLog:
         self._file.close()
 
 
+class NoLog:
+    """The log of a process that writes none."""
+
+    def write(self, step: int, **values: float | None) -> None:
+        """Write nothing."""
+
+    def __enter__(self) -> "NoLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
 def _is_log(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.readline(1000) == (",".join(COLUMNS) + "\n").encode()

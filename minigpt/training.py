@@ -9,7 +9,8 @@
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,36 +19,34 @@ import numpy as np
 from minigpt.callbacks import Callback, standard_callbacks
 from minigpt.data import Batch, Examples
 from minigpt.diagnosis import out_of_memory, require_finite
-from minigpt.evaluation import batch_loss, sampled_loss, split_loss, target_count
+from minigpt.distributed import (
+    Alone,
+    Group,
+    any_of,
+    require_equal_weights,
+    total,
+)
+from minigpt.evaluation import sampled_loss, split_loss
 from minigpt.files import FolderLock, remove_leftovers
 from minigpt.freezing import freeze
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.plots import plot_run
 from minigpt.presets import TrainConfig
 from minigpt.pretrained import PreTrainedModel
-from minigpt.processes import OneProcess
 from minigpt.progress import Progress, Report, StopOnSignal, tell
-from minigpt.run_folder import RunFolder, RunLog
+from minigpt.run_folder import NoLog, RunFolder, RunLog
 from minigpt.run_setup import Tokenizer, new_parts, refuse_to_overwrite, saved_parts
 from minigpt.run_state import save_model, saved_config, write_checkpoint
 from minigpt.sampling import generate_beyond_context
+from minigpt.sharded_optimizer import ShardedAdamW
+from minigpt.train_step import (
+    LEARNING_RATE,
+    StepStats,
+    add_gradients,
+    begin_step,
+    make_optimizer,
+)
 from tensor import optim, random
-
-LEARNING_RATE = {
-    "cosine": optim.warmup_cosine,
-    "linear": optim.warmup_linear,
-    "constant": optim.warmup_constant,
-}
-
-
-@dataclass(frozen=True)
-class StepStats:
-    """One optimizer step: its mean loss, the norm of its gradients, its rate, its duration."""
-
-    loss: float
-    grad_norm: float
-    lr: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Trainer:
         report: Report | None = print,
         overwrite: bool = False,
         callbacks: Iterable[Callback] = (),
-        processes: OneProcess | None = None,
+        processes: Group | None = None,
     ):
         """Put the parts together; nothing is written before ``run()``.
 
@@ -111,10 +110,13 @@ class Trainer:
         self.train_data = train_data
         self.validation_data = validation_data
         self.folder = RunFolder(out)
-        self.report = report
         self.overwrite = overwrite
-        self.callbacks = [*callbacks, *standard_callbacks(config)]
-        self.processes = processes or OneProcess()
+        self.processes: Group = processes or Alone()
+        self.processes.timeout = config.rank_timeout
+        self.writes = self.processes.rank == 0
+        self.report = report if self.writes else None
+        self.callbacks = [*callbacks, *standard_callbacks(config)] if self.writes else []
+        self.interrupted = False  # by a signal, to any of the processes
         self.step = 0
         self.rows = 0  # windows that were trained on so far, by all processes together
         self.batches: list[Batch] = []  # the micro-batches of the step at hand, or of the last one
@@ -122,11 +124,9 @@ class Trainer:
         self.first_validation_loss = math.nan
         self.validation_loss = math.nan
         self.best_step, self.best_validation_loss = 0, math.inf
-        self.optimizer = optim.AdamW(
-            optim.decay_groups(model, config.weight_decay),
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-        )
+        self.optimizer = make_optimizer(model, config, self.processes)
+        if config.recompute:
+            model.gradient_checkpointing_enable()
 
     # ---- making one ----------------------------------------------------------------------------
 
@@ -192,27 +192,37 @@ class Trainer:
         is locked meanwhile (OSError if another run has it). FloatingPointError when a loss or a
         gradient is no longer finite: nothing is saved then.
         """
-        self.folder.path.mkdir(parents=True, exist_ok=True)
+        require_equal_weights(self.processes, self.model)
         result = None
-        with FolderLock(self.folder.path):
-            self._prepare_folder()
+        with self._folder_to_write():
             for callback in self.callbacks:
                 callback.on_start(self)
             try:
                 # What overflows is found by require_finite, which says more than NumPy's warnings.
                 with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                    interrupted = self._train()
-                    result = self._result(interrupted)
+                    self._train()
+                    result = self._result()
             finally:
                 for callback in self.callbacks:
                     callback.on_end(self, result)
         return result
 
-    def _train(self) -> bool:
-        """The loop with its log and its bar, and the last checkpoint; whether a signal ended it."""
+    @contextmanager
+    def _folder_to_write(self) -> Iterator[None]:
+        """The run's folder, made ready and locked, in the process that writes."""
+        if not self.writes:
+            yield
+            return
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        with FolderLock(self.folder.path):
+            self._prepare_folder()
+            yield
+
+    def _train(self) -> None:
+        """The loop with its log and its bar, and the last checkpoint."""
         with (
             StopOnSignal() as stop,
-            RunLog(self.folder.log_path, self.step) as log,
+            RunLog(self.folder.log_path, self.step) if self.writes else NoLog() as log,
             Progress(self.step, self.config.max_steps, self.report) as progress,
         ):
             try:
@@ -220,17 +230,19 @@ class Trainer:
             except BrokenPipeError:  # nobody reads our lines any more (`| head`)
                 self._save_what_is_new()
                 raise
+            self.interrupted = any_of(self.processes, stop.requested)
             self._save_what_is_new()
-        return stop.requested
 
-    def _loop(self, stop: StopOnSignal, log: RunLog, progress: Progress) -> None:
+    def _loop(self, stop: StopOnSignal, log: RunLog | NoLog, progress: Progress) -> None:
         config = self.config
         if self.step == 0:
             self.first_validation_loss = self.evaluate()
             log.write(0, val_loss=self.validation_loss)
             progress.line(0, f"validation {self.validation_loss:.4f}", keep=True)
         seconds, tokens = 0.0, 0
-        while self.step < config.max_steps and not stop.requested and not self.out_of_patience:
+        while self.step < config.max_steps and not self.out_of_patience:
+            if any_of(self.processes, stop.requested):
+                break
             stats = self.train_step()
             seconds += stats.seconds
             tokens += self.tokens_per_step
@@ -278,17 +290,10 @@ class Trainer:
         config, processes = self.config, self.processes
         started = time.perf_counter()
         self.optimizer.zero_grad()
+        begin_step(processes, config.seed, self.step)
         self.batches = [self._draw(number) for number in range(config.grad_accumulation)]
-        counts = [target_count(batch) for batch in self.batches]
-        step_loss = 0.0
         try:
-            for number in range(processes.rank, len(self.batches), processes.size):
-                loss = batch_loss(self.model, self.batches[number])
-                require_finite(loss.item(), "training loss", self.step + 1, self.model)
-                if len(self.batches) > 1:
-                    loss = loss * (counts[number] / sum(counts))
-                step_loss += loss.item()
-                loss.backward()
+            step_loss = add_gradients(self.model, self.batches, processes, self.step)
         except MemoryError as error:
             raise out_of_memory(self.step + 1, config, error) from error
         processes.sum_gradients(self.model.parameters())
@@ -304,7 +309,7 @@ class Trainer:
         self.step += 1
         self.rows += config.grad_accumulation * config.batch_size
         stats = StepStats(
-            processes.sum(step_loss), grad_norm, lr, time.perf_counter() - started
+            total(processes, step_loss), grad_norm, lr, time.perf_counter() - started
         )
         for callback in self.callbacks:
             callback.on_step(self, stats)
@@ -333,6 +338,7 @@ class Trainer:
             batch_size=config.batch_size,
             block_size=config.block_size,
             seed=config.seed,
+            processes=self.processes,
         )
         require_finite(loss, "validation loss", self.step, self.model)
         self.validation_loss = loss
@@ -366,11 +372,16 @@ class Trainer:
 
     def save(self) -> None:
         """Write the newest model into the run's folder, a checkpoint, and the picture."""
+        sharded = isinstance(self.optimizer, ShardedAdamW)
+        moments = self.optimizer.state_dict() if self.writes or sharded else {}
+        if not self.writes:
+            self.saved_step = self.step
+            return
         # In this order: what a full disk cuts short after the checkpoint, no resumed run would do.
         save_model(self.folder.path, self.model, self.tokenizer)
         keep = self.config.keep_checkpoints
         with self.folder.new_checkpoint(self.step, keep, best=self.best_step) as checkpoint:
-            write_checkpoint(checkpoint, self.model, self.tokenizer, self.optimizer, self._state())
+            write_checkpoint(checkpoint, self.model, self.tokenizer, moments, self._state())
         self.saved_step = self.step
         try:
             plot_run(self.folder.log_path, title=self.folder.path.name)
@@ -412,7 +423,12 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def _tell(
-        self, log: RunLog, progress: Progress, stats: StepStats, speed: float, evaluated: bool
+        self,
+        log: RunLog | NoLog,
+        progress: Progress,
+        stats: StepStats,
+        speed: float,
+        evaluated: bool,
     ) -> None:
         log.write(
             self.step,
@@ -430,9 +446,9 @@ class Trainer:
             text += f"  validation {self.validation_loss:.4f}"
         progress.line(self.step, text, keep=evaluated)
 
-    def _result(self, interrupted: bool) -> TrainResult:
+    def _result(self) -> TrainResult:
         losses = (self.first_validation_loss, self.validation_loss)
-        if interrupted:
+        if self.interrupted:
             return TrainResult(self.step, True, *losses)
         tell(self.report, f"saved in {self.folder.path}; evaluating the whole validation split")
         whole = split_loss(
@@ -440,9 +456,11 @@ class Trainer:
             self.validation_data,
             batch_size=self.config.batch_size,
             block_size=self.config.block_size,
+            processes=self.processes,
         )
         return TrainResult(
-            self.step, False, *losses, whole, self.sample() if self.config.sample_tokens else None,
+            self.step, False, *losses, whole,
+            self.sample() if self.config.sample_tokens and self.writes else None,
             stopped_early=self.step < self.config.max_steps,
             best_step=self.best_step, best_validation_loss=self.best_validation_loss,
         )  # fmt: skip

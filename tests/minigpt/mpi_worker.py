@@ -7,7 +7,7 @@ import sys
 import numpy as np
 
 from minigpt import GPT2Config, GPT2LMHeadModel
-from minigpt.distributed import mean, require_equal_weights, share, world
+from minigpt.distributed import own_rows, require_equal_weights, total, world
 from minigpt.sharded_optimizer import ShardedAdamW
 from tensor import Tensor, manual_seed, optim
 
@@ -30,14 +30,15 @@ def train(sharded, steps):
         own = sum(t.data.nbytes for buffer in optimizer.buffers().values() for t in buffer)
     numbers, losses = np.random.default_rng(0), []
     for _ in range(steps):
-        ids = share(GROUP, numbers.integers(0, 61, (12, 32)))
-        loss = model(ids, labels=ids).loss
+        whole = numbers.integers(0, 61, (13, 32))
+        ids = own_rows(GROUP, {"input_ids": whole})["input_ids"]
+        loss = model(ids, labels=ids).loss * (len(ids) / len(whole))
         loss.backward()
-        GROUP.average_gradients(model.parameters())
+        GROUP.sum_gradients(model.parameters())
         optim.clip_grad_norm(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(mean(GROUP, loss.item() * len(ids), len(ids)))
+        losses.append(total(GROUP, loss.item()))
     return losses, model.state_dict(), optimizer.state_dict(), own
 
 
@@ -84,13 +85,13 @@ def sharded():
 
 
 def buckets():
-    """Gradients larger and smaller than a bucket; the mean is exact for these numbers."""
+    """Gradients larger and smaller than a bucket; the sum is exact for these numbers."""
     sizes = [3, 5_000_000, 0, 7, 4_194_304, 1]
     parameters = [Tensor(np.zeros(n, np.float32), requires_grad=True) for n in sizes]
     for p in parameters:
         p.grad = Tensor(np.arange(p.size, dtype=np.float32) * (GROUP.rank + 1))
-    GROUP.average_gradients(parameters)
-    factor = np.float32((GROUP.size + 1) / 2)
+    GROUP.sum_gradients(parameters)
+    factor = np.float32(GROUP.size * (GROUP.size + 1) / 2)
     for p in parameters:
         np.testing.assert_array_equal(p.grad.numpy(), np.arange(p.size, dtype=np.float32) * factor)
 

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from minigpt import distributed
-from minigpt.distributed import Alone, launched_ranks, mean, share, world
+from minigpt.distributed import (
+    Alone,
+    any_of,
+    launched_ranks,
+    own_rows,
+    step_seed,
+    total,
+    world,
+)
 from minigpt.sharded_optimizer import ShardedAdamW, _divide
 from tensor import Tensor
 
@@ -74,17 +82,46 @@ def test_what_goes_wrong_is_named_and_ends_all_ranks(name, message):
 def test_a_group_of_one_exchanges_nothing():
     group = world()
     assert isinstance(group, Alone) and (group.rank, group.size) == (0, 1)
-    assert mean(group, 6.0, 3) == 2.0
-    assert list(share(group, [1, 2, 3])) == [1, 2, 3]
+    assert total(group, 6.0) == 6.0 and any_of(group, True) and not any_of(group, False)
+    inputs, targets = own_rows(group, (np.arange(3), np.arange(3)))
+    assert list(inputs) == list(targets) == [0, 1, 2]
 
 
-def test_shares_are_equal_or_refused():
+@pytest.mark.parametrize("rows", [3, 4, 5, 6, 11])
+def test_each_row_is_one_ranks(rows):
+    def of(rank):
+        class Three(Alone):
+            size = 3
+
+        group = Three()
+        group.rank = rank
+        ids = np.arange(rows)
+        return own_rows(group, {"input_ids": ids, "mask": ids[:, None], "use_cache": False})
+
+    parts = [of(rank) for rank in range(3)]
+    assert np.concatenate([part["input_ids"] for part in parts]).tolist() == list(range(rows))
+    assert all((part["input_ids"] == part["mask"][:, 0]).all() for part in parts)
+    sizes = [len(part["input_ids"]) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_fewer_rows_than_ranks_are_refused():
     class Three(Alone):
-        rank, size = 1, 3
+        size = 3
 
-    assert list(share(Three(), list(range(6)))) == [2, 3]
-    with pytest.raises(ValueError, match="batch of 4 can't be divided among 3 ranks"):
-        share(Three(), [0] * 4)
+    with pytest.raises(ValueError, match="2 rows can't be divided among 3 ranks: raise batch_size"):
+        own_rows(Three(), (np.zeros(2), np.zeros(2)))
+
+
+def test_ranks_and_steps_draw_other_numbers():
+    class Two(Alone):
+        size = 2
+
+    first, second = Two(), Two()
+    second.rank = 1
+    states = [step_seed(g, 5, step) for g in (first, second) for step in (0, 1)]
+    assert len({(s["seed"], s["draws"]) for s in states}) == 4
+    assert states[0] == {"seed": 5, "draws": 0}
 
 
 def test_without_mpi4py_the_message_says_what_to_install(monkeypatch):

@@ -284,7 +284,7 @@ def test_out_of_memory_says_what_to_lower(config, tmp_path, monkeypatch, capsys)
     def too_large(model, batch):
         raise MemoryError("Unable to allocate 5.0 GiB")
 
-    monkeypatch.setattr("minigpt.training.batch_loss", too_large)
+    monkeypatch.setattr("minigpt.train_step.batch_loss", too_large)
     for batch_size, advice in ((4, "batch_size=2 with grad_accumulation=2"), (1, "lower block")):
         trainer = start(config.replace(batch_size=batch_size), tmp_path / f"{batch_size}")
         with pytest.raises(MemoryError, match=rf"step 1, .* x 16 tokens .*5.0 GiB\): .*{advice}"):
