@@ -40,12 +40,14 @@ class DeviceArray:
     strides and offset count elements, not bytes. Made by a device's `empty` and `from_numpy`.
     """
 
-    __slots__ = ("dtype", "is_contiguous", "is_view", "offset", "shape", "storage", "strides")
+    __slots__ = ("dtype", "is_contiguous", "is_view", "offset", "pointer", "shape", "storage",
+                 "strides")
 
     def __init__(self, storage: Storage, shape: Shape, strides: Shape, offset: int,
                  dtype: np.dtype, is_view: bool = False) -> None:
         self.storage, self.shape, self.strides, self.offset = storage, shape, strides, offset
         self.dtype, self.is_view = dtype, is_view               # is_view: made from another array
+        self.pointer = storage.pointer + offset * dtype.itemsize    # of element (0, 0, …)
         self.is_contiguous = _is_contiguous(shape, strides)     # row by row, without gaps
 
     @property
@@ -63,11 +65,6 @@ class DeviceArray:
     @property
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
-
-    @property
-    def pointer(self) -> int:
-        """The address of element (0, 0, …)."""
-        return self.storage.pointer + self.offset * self.dtype.itemsize
 
     @property
     def strided(self) -> Strided:

@@ -100,11 +100,16 @@ class Kernel:
         self.device.launch(self._entry, self._struct.pack(*values), grid, block, shared, order)
 
     def _sizes(self, what: str, given: Dimensions, most: Sizes) -> Sizes:
-        sizes = (given,) if isinstance(given, int) else tuple(given)
-        sizes = (*sizes, *(1,) * (3 - len(sizes)))
-        if len(sizes) != 3 or any(not 1 <= n <= m for n, m in zip(sizes, most)):
+        if type(given) is int and 1 <= given <= most[0]:
+            return given, 1, 1
+        sizes = given if isinstance(given, tuple) else (given,)
+        fits = len(sizes) <= 3
+        if fits:
+            x, y, z = map(operator.index, (*sizes, 1, 1)[:3])
+            fits = 1 <= x <= most[0] and 1 <= y <= most[1] and 1 <= z <= most[2]
+        if not fits:
             raise ValueError(f"{self.name}: {what}={given}: one to three sizes from 1 to {most}")
-        return sizes
+        return x, y, z
 
 
 Adder = Callable[[list[int | float], Any], None]
@@ -128,6 +133,10 @@ def _pointer_adder(wanted: str, names: tuple[str, ...], optional: bool, device: 
     def add(values: list[int | float], argument: Any) -> None:
         if argument is None and optional:
             values.append(0)
+            return
+        if (type(argument) is DeviceArray and argument.dtype is dtypes[0]
+                and argument.storage.device is device and argument.is_contiguous):
+            values.append(argument.pointer)         # the most frequent case, quickly
             return
         array = argument.array if isinstance(argument, Strided) else argument
         if not isinstance(array, DeviceArray):
@@ -160,6 +169,9 @@ def _dims_adder(wanted: str, size: int) -> Adder:
 
 def _float_adder(wanted: str, dtype: type[np.floating]) -> Adder:
     def add(values: list[int | float], argument: Any) -> None:
+        if type(argument) is float and -1e38 < argument < 1e38:
+            values.append(argument)                 # the most frequent case, quickly
+            return
         if isinstance(argument, (bool, np.bool_)) or not isinstance(argument, numbers.Real):
             raise TypeError(f"{wanted} and wants a number, not {argument!r}")
         with np.errstate(over="ignore"):        # too large a number is infinite, as in C
@@ -172,6 +184,9 @@ def _integer_adder(wanted: str, letter: str) -> Adder:
     low, high = (-(2**(bits - 1)), 2**(bits - 1) - 1) if letter.islower() else (0, 2**bits - 1)
 
     def add(values: list[int | float], argument: Any) -> None:
+        if type(argument) is int and low <= argument <= high:
+            values.append(argument)                 # the most frequent case, quickly
+            return
         if isinstance(argument, (bool, np.bool_)) or not isinstance(argument, numbers.Integral):
             raise TypeError(f"{wanted} and wants an integer, not {argument!r}")
         number = int(argument)

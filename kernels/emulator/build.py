@@ -19,16 +19,18 @@ HERE = Path(__file__).parent
 OPTIONS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-fno-strict-aliasing",
            "-ffp-contract=off"]
 # Each access to memory becomes a call, which checks.h answers.
-CHECKED_OPTIONS = ["-fsanitize=thread,alignment"]
+CHECKED_OPTIONS = ["-DEMU_CHECKED", "-fsanitize=thread,alignment,bounds,signed-integer-overflow,"
+                                    "shift-exponent,integer-divide-by-zero"]
 # Only the entries are seen from outside: two libraries may both have an inline function of the same
 # header, and its static variables (cuda_emulator.h keeps a shared array's place in one) are to be
 # each library's own.
 HIDDEN = ["-fvisibility=hidden"]
 # What a kernel's source is compiled with in front of it.
-HEADERS = ["cuda_emulator.h", "vector_types.h", "device_math.h"]
+HEADERS = ["cuda_emulator.h", "worker.h", "vector_types.h", "device_math.h", "warp.h", "atomics.h"]
 
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;")
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"/]+)"', re.MULTILINE)
+_RETURN = re.compile(r"\breturn\s*;")
 _STATIC = re.compile(r"__shared__\s+([\w ]+?)\s+(\w+)\s*((?:\[[^\]]*\]\s*)*);")
 
 
@@ -100,6 +102,7 @@ def translate(path: Path) -> dict[str, str]:
         text = without_comments(path.read_text(encoding="utf-8"))
         text = _DYNAMIC.sub(r"EMU_DYNAMIC_SHARED(\1, \2);", text)
         text = _STATIC.sub(r"EMU_SHARED(\1, \2, \3);", text)
+        text = _RETURN.sub("EMU_RETURN;", text)
         left = re.search(r"[^\n]*\b__shared__\b[^\n]*", text)
         if left:
             raise ValueError(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
+import signal
+import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,9 @@ from kernels.emulator import build
 from kernels.emulator.runtime import runtime
 from kernels.interface import Device, KernelError, Sizes
 from kernels.signature import Signatures
+
+# struct Options in runtime.cpp: grid, block, seed, shared bytes, order, checked, workers.
+_OPTIONS = struct.Struct("3I3IQ4I")
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,12 @@ class EmulatorDevice(Device):
 
     def __init__(self, checked: bool) -> None:
         super().__init__("emulator", checked)
+        # The checks need one order of things, so they have one worker.
+        self.workers = 1 if checked else _workers()
         self._lib = runtime()
 
     def allocate(self, nbytes: int) -> int:
-        pointer = self._lib.emu_malloc(nbytes)
+        pointer = self._lib.emu_malloc(nbytes, self.checked)
         if not pointer:
             raise MemoryError(f"the emulator got no memory for an array of {nbytes:,} bytes")
         return pointer
@@ -72,10 +80,8 @@ class EmulatorDevice(Device):
         elif order not in (None, "forward"):
             raise ValueError(f"{entry.name}: order is 'forward', 'reverse' or a seed, not "
                              f"{order!r}")
-        three = ctypes.c_uint * 3
-        status = self._lib.emu_launch(entry.address, packed, len(packed), three(*grid),
-                                      three(*block), shared, kind, seed, self.checked,
-                                      entry.address)
+        options = _OPTIONS.pack(*grid, *block, seed, shared, kind, self.checked, self.workers)
+        status = self._lib.emu_launch(entry.address, packed, len(packed), options)
         if status:
             self._raise(entry, status)
 
@@ -83,9 +89,20 @@ class EmulatorDevice(Device):
         message = self._lib.emu_message().decode()
         if status == 2:
             raise MemoryError(f"{entry.name}: {message}")
-        line, address = self._lib.emu_message_line(), self._lib.emu_message_address()
-        place = f"{entry.file}:{line}" if line else _place(entry, address)
+        line, file = self._lib.emu_message_line(), self._lib.emu_message_file()
+        place = (f"{Path(file.decode()).name}:{line}" if file
+                 else _place(entry, self._lib.emu_message_code()))
+        if status == 3:
+            signal.raise_signal(signal.SIGINT)      # in Python's main thread: KeyboardInterrupt
         raise KernelError(f"{place}: {entry.name}: {message}")
+
+
+def _workers() -> int:
+    """How many threads of the system run blocks: MINIGPT_EMULATOR_THREADS, else 1."""
+    text = os.environ.get("MINIGPT_EMULATOR_THREADS", "1")
+    if not text.isdigit() or not 1 <= int(text) <= 16:
+        raise ValueError(f"MINIGPT_EMULATOR_THREADS is {text!r}: use a number from 1 to 16")
+    return int(text)
 
 
 def _address(library: ctypes.CDLL, name: str) -> int:

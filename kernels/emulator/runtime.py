@@ -8,6 +8,9 @@ import platform
 
 from kernels.emulator import build
 
+HEADERS = ["worker.h", "vector_types.h", "fibers.h", "memory.h", "scheduler.h", "checks.h",
+           "faults.h"]
+
 
 @functools.cache
 def runtime() -> ctypes.PyDLL:
@@ -15,18 +18,18 @@ def runtime() -> ctypes.PyDLL:
 
     Raises CompilerNotFoundError or CompileError.
     """
-    headers = [build.HERE / name for name in ("fibers.h", "memory.h", "checks.h")]
+    headers = [build.HERE / name for name in HEADERS]
     options = ["-mno-red-zone"] if platform.machine() in ("x86_64", "AMD64") else []
     source = (build.HERE / "runtime.cpp").read_text(encoding="utf-8")
-    path = build.library("runtime", {"runtime.cpp": source}, options, headers)
+    path = build.library("runtime", {"runtime.cpp": source}, ["-pthread", *options], headers)
     # Global, because kernels find emu_syncthreads and the rest in it.
     lib = ctypes.PyDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    lib.emu_malloc.restype, lib.emu_malloc.argtypes = pointer, [size]
+    pointer, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
+    lib.emu_malloc.restype, lib.emu_malloc.argtypes = pointer, [size, ctypes.c_int]
     lib.emu_free.restype, lib.emu_free.argtypes = None, [pointer]
     for copy in (lib.emu_write, lib.emu_copy):
         copy.restype, copy.argtypes = None, [pointer, pointer, size]
-    lib.emu_message.restype, lib.emu_message_address.restype = ctypes.c_char_p, size
-    lib.emu_launch.argtypes = [pointer, ctypes.c_char_p, size, pointer, pointer, size,
-                               ctypes.c_int, ctypes.c_uint64, ctypes.c_int, pointer]
+    lib.emu_message.restype, lib.emu_message_code.restype = text, size
+    lib.emu_message_file.restype = text
+    lib.emu_launch.argtypes = [pointer, text, size, text]
     return lib

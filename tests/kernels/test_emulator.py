@@ -52,12 +52,12 @@ CORRECT = {
 
 
 @pytest.fixture
-def compiled(tmp_path, monkeypatch):
+def compiled(tmp_path, tmp_path_factory, monkeypatch):
     try:
         build.compiler()
     except build.CompilerNotFoundError as error:
         pytest.skip(str(error))
-    monkeypatch.setenv("MINIGPT_KERNEL_CACHE", str(tmp_path))
+    monkeypatch.setenv("MINIGPT_KERNEL_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
 
     def make(source, checked):
         (tmp_path / "bug.cu").write_text(source)

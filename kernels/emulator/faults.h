@@ -1,0 +1,135 @@
+// faults.h - signals during a launch: what a fault of the CPU means, and Ctrl-C.
+//
+// Our handlers stay between launches, because to set and take them back costs more than a small
+// launch does. With no launch under way they hand each signal on to the handler before them.
+#pragma once
+#include <pthread.h>
+#include <signal.h>
+#include <ucontext.h>
+
+#include <initializer_list>
+
+#include "scheduler.h"
+
+namespace emu {
+
+inline thread_local Worker* current = nullptr;      // the worker that this system thread is
+inline pthread_t launching_thread;
+inline bool launching;
+inline struct sigaction before_us[65];              // by the number of the signal
+
+inline uintptr_t code_of(void* context) {           // the address of the instruction, plus 1
+    const auto& machine = static_cast<ucontext_t*>(context)->uc_mcontext;
+#if defined(__APPLE__) && defined(__x86_64__)
+    return uintptr_t(machine->__ss.__rip) + 1;
+#elif defined(__APPLE__)
+    return uintptr_t(machine->__ss.__pc) + 1;
+#elif defined(__x86_64__)
+    return uintptr_t(machine.gregs[REG_RIP]) + 1;
+#else
+    return uintptr_t(machine.pc) + 1;
+#endif
+}
+
+inline void on_fault(int signal, siginfo_t* info, void* context) {
+    if (!current) {                     // not ours: the instruction runs again, and faults again
+        sigaction(signal, &before_us[signal], nullptr);
+        return;
+    }
+    Worker& w = *current;
+    Worker::Who who = w.who();
+    w.signal = signal;
+    uintptr_t code = code_of(context), address = reinterpret_cast<uintptr_t>(info->si_addr);
+    if (signal == SIGFPE) w.fail_at(code, "integer division by zero: %s", who.text);
+#ifdef __linux__
+    if (info->si_code == SI_KERNEL || signal == SIGBUS)
+        w.fail_at(code, "misaligned: %s reads or writes a vector at an address that is not a "
+                  "multiple of its size, or at none at all", who.text);
+#endif
+    uintptr_t own_stack = reinterpret_cast<uintptr_t>(w.stack_end(w.threads[w.thread].stack));
+    if (address - (own_stack - STACK - GUARD) < GUARD)
+        w.fail_at(code, "stack overflow: %s has more than %zu bytes of local variables", who.text,
+                  STACK);
+    if (Array* array = array_at(address))
+        w.fail_at(code, "out of bounds: %s touches byte %td of an array of %zu bytes", who.text,
+                  ptrdiff_t(address - array->low), array->bytes());
+    w.fail_at(code, "out of bounds: %s touches address 0x%zx, which is in no array", who.text,
+              size_t(address));
+}
+
+// Ctrl-C ends the launch, wherever the kernel stands; Python's own handler would only set a flag for
+// after it. The signal may reach any thread: it is sent on to the one that launches.
+inline void on_interrupt(int signal, siginfo_t* info, void* context) {
+    if (current) {
+        current->interrupted = true, current->signal = signal;
+        current->fail_at(code_of(context), "interrupted: %s", current->who().text);
+    } else if (launching) {
+        pthread_kill(launching_thread, signal);
+    } else if (before_us[signal].sa_flags & SA_SIGINFO) {
+        before_us[signal].sa_sigaction(signal, info, context);
+    } else {
+        before_us[signal].sa_handler(signal);
+    }
+}
+
+typedef void (*Handler)(int, siginfo_t*, void*);
+
+inline void install(int signal, Handler handler) {
+    struct sigaction now;
+    sigaction(signal, nullptr, &now);
+    if (now.sa_flags & SA_SIGINFO && now.sa_sigaction == handler) return;
+    // Where Ctrl-C ends the process or is ignored, it shall go on to do so.
+    if (signal == SIGINT && (now.sa_handler == SIG_DFL || now.sa_handler == SIG_IGN)) return;
+    before_us[signal] = now;
+    struct sigaction action{};
+    action.sa_sigaction = handler, action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaction(signal, &action, nullptr);
+}
+
+// For the time of a launch.
+struct Launching {
+    Launching() {
+        static bool first = true;
+        install(SIGSEGV, on_fault);
+        install(SIGINT, on_interrupt);
+        if (first) {
+            install(SIGBUS, on_fault);
+            install(SIGFPE, on_fault);
+        }
+        first = false;
+        launching_thread = pthread_self();
+        launching = true;
+    }
+    ~Launching() { launching = false; }
+};
+
+// A stack of its own for the handlers, because the running one may be full. It stays with the
+// system's thread.
+inline void prepare_handler_stack() {
+    constexpr size_t size = 64 << 10;
+    struct Stack {
+        char* memory = nullptr;
+        ~Stack() {
+            stack_t none{};
+            none.ss_flags = SS_DISABLE, none.ss_size = size;
+            sigaltstack(&none, nullptr);
+            if (memory) munmap(memory, size);
+        }
+    };
+    static thread_local Stack stack;
+    if (stack.memory) return;
+    stack.memory = reserve(size, PROT_READ | PROT_WRITE);
+    stack_t ours{};
+    ours.ss_sp = stack.memory, ours.ss_size = size;
+    if (stack.memory) sigaltstack(&ours, nullptr);
+}
+
+// After a handler was left by a jump its signal is still blocked.
+inline void unblock(int signal) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, signal);
+    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
+}  // namespace emu
