@@ -1,12 +1,11 @@
 """The command line: `minigpt train`, `generate`, `eval`, `tokenize`, `prepare`, `download`,
-`doctor`, `info`.
+`doctor`, `convert`, `info`.
 
 Exit codes: 0, 2 for a user's error with one line on stderr, 130 when a signal stopped the work
 (training saves a checkpoint first).
 """
 
 import argparse
-import math
 import os
 import secrets
 import shlex
@@ -16,7 +15,15 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from minigpt import cli_doctor, cli_download, cli_eval, cli_tokenize, cli_train
+from minigpt import (
+    cli_convert,
+    cli_doctor,
+    cli_download,
+    cli_eval,
+    cli_info,
+    cli_tokenize,
+    cli_train,
+)
 from minigpt.cli_common import INTERRUPTED, discard_output, not_empty, print_line
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.preparation import prepare
@@ -148,21 +155,6 @@ def prepare_data(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# ---- info ---------------------------------------------------------------------------------------
-
-
-def info(arguments: argparse.Namespace) -> int:
-    """`minigpt info`: the parameters of a model, by name."""
-    model = GPT2LMHeadModel.from_pretrained(arguments.model)
-    rows = [(name, parameter.shape) for name, parameter in model.named_parameters()]
-    width = max(len(name) for name, _ in rows)
-    for name, shape in rows:
-        print(f"{name:<{width}}  {' x '.join(map(str, shape)):>15}  {math.prod(shape):>13,}")
-    total = sum(math.prod(shape) for _, shape in rows)
-    print(f"{'total':<{width}}  {'':>15}  {total:>13,}")
-    return 0
-
-
 # ---- the options --------------------------------------------------------------------------------
 
 
@@ -198,7 +190,12 @@ def _parser() -> argparse.ArgumentParser:
     cli_doctor.add_options(
         verbs.add_parser("doctor", help="what works here, and what to do", allow_abbrev=False)
     )
-    _add_info(verbs.add_parser("info", help="list a model's parameters", allow_abbrev=False))
+    cli_convert.add_options(
+        verbs.add_parser("convert", help="write a model in another format", allow_abbrev=False)
+    )
+    cli_info.add_options(
+        verbs.add_parser("info", help="show a model's parameters", allow_abbrev=False)
+    )
     return parser
 
 
@@ -269,15 +266,6 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
     parser.add_argument("--overwrite", action="store_true", help="replace what is in --out")
     parser.add_argument("--quiet", action="store_true", help="print only the results")
-
-
-def _add_info(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=info)
-    parser.description = "List the parameters of a model: names, shapes, sizes."
-    parser.add_argument(
-        "--model", required=True, type=not_empty,
-        help="a folder with a model, or its name on the Hub, such as gpt2",
-    )
 
 
 def _version() -> str:

@@ -33,20 +33,11 @@ def load_model(
 ) -> Model:
     """A model with the weights of an open checkpoint, in evaluation mode.
 
-    ValueError that lists what is missing, unexpected or misshapen. What may be new is initialised,
-    with a warning.
+    What may be new is initialised, with a warning. ValueError as `match_names`.
     """
     wanted = checked_weights_dtype(dtype, device)
-    if config.n_layer > len(reader.header()):  # or making the model could take for ever
-        raise ValueError(f"{reader.source} does not fit {model_class.__name__} with this "
-                         f"configuration: {len(reader.header())} tensors for n_layer="
-                         f"{config.n_layer}")  # fmt: skip
-    try:
-        with deferred_values():
-            model = model_class(config)
-    except ValueError as error:  # from NumPy
-        raise ValueError(f"the configuration asks for arrays that are too large: {error}") from None
-    targets = _targets(model, reader)
+    model = model_of_shapes(model_class, config, reader)
+    targets = match_names(model, reader)
     own = dict(model.named_parameters())
     for name, target in targets.items():
         values = np.empty(own[target].shape, wanted)
@@ -59,6 +50,21 @@ def load_model(
         model.to(device)
         warn_user(f"{reader.source} has no {', '.join(new)}: newly initialised, to be trained")
     return model.eval()
+
+
+def model_of_shapes(model_class: type[Model], config: GPT2Config, reader: Reader) -> Model:
+    """A model whose parameters have shapes and no values yet. ValueError for a configuration that
+    can't be that of these weights, or of any.
+    """
+    if config.n_layer > len(reader.header()):  # or making the model could take for ever
+        raise ValueError(f"{reader.source} does not fit {model_class.__name__} with this "
+                         f"configuration: {len(reader.header())} tensors for n_layer="
+                         f"{config.n_layer}")  # fmt: skip
+    try:
+        with deferred_values():
+            return model_class(config)
+    except ValueError as error:  # from NumPy
+        raise ValueError(f"the configuration asks for arrays that are too large: {error}") from None
 
 
 def checked_weights_dtype(dtype: str, device: str) -> np.dtype:
@@ -81,7 +87,7 @@ def checked_weights_dtype(dtype: str, device: str) -> np.dtype:
     return wanted
 
 
-def _targets(model: PreTrainedModel, reader: Reader) -> dict[str, str]:
+def match_names(model: PreTrainedModel, reader: Reader) -> dict[str, str]:
     """The file's names of tensors -> the model's names of parameters, for all that are to be read.
 
     ValueError with all problems at once.

@@ -9,9 +9,10 @@ The reader checks all of this before it reads a tensor, and then reads each stra
 of its own, so that a loader which copies tensor by tensor into a model never holds two of them.
 """
 
+import json
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from minigpt.checkpoints.reader import RAW, Reader, Stored, are_counts, check_shape, fill
-from minigpt.files import atomic_path, parse_json_object
+from minigpt.files import atomic_path, atomic_write, parse_json_object
 
 # As in the package: a longer header is an attack, not a model.
 MAX_HEADER_BYTES = 100_000_000
@@ -147,6 +148,36 @@ def write_safetensors(
             save_file(ready, temporary, metadata=text)
         except SafetensorError as error:
             raise OSError(f"cannot write {path}: {error}") from error
+
+
+def write_safetensors_one_by_one(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Stored],
+    read_raw: Callable[[str, np.ndarray], None],
+) -> None:
+    """Write tensors of any dtype, bfloat16 too, holding one at a time. Whole, or not at all.
+
+    read_raw: fills an array of RAW[dtype] and the tensor's shape, as `Reader.read_raw` does.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    # Wide ones first, as the package does, so that each starts at a multiple of its itemsize.
+    order = sorted(tensors, key=lambda name: (-RAW[tensors[name].dtype].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name in order:
+        stored = tensors[name]
+        end = position + stored.nbytes
+        header[name] = {"dtype": names[stored.dtype], "shape": stored.shape,
+                        "data_offsets": [position, end]}  # fmt: skip
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that they start at a multiple of eight
+    with atomic_write(path) as f:
+        f.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            array = np.empty(tensors[name].shape, RAW[tensors[name].dtype])
+            read_raw(name, array)
+            f.write(array.reshape(-1).view(np.uint8))
 
 
 def _read_header(f: BinaryIO, path: Path) -> dict[str, TensorInfo]:
