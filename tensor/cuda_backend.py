@@ -20,7 +20,15 @@ from kernels import doctor
 from kernels.array import DeviceArray
 from kernels.device import get_device
 from kernels.launch import Kernel, load
-from tensor import cuda_elementwise, cuda_fused, cuda_index, cuda_matmul, cuda_moving, cuda_reduce
+from tensor import (
+    cuda_elementwise,
+    cuda_fused,
+    cuda_index,
+    cuda_matmul,
+    cuda_moving,
+    cuda_optim,
+    cuda_reduce,
+)
 from tensor.backend import Axes, Shape
 from tensor.cuda_layout import FLOAT, INT, LONG, SUFFIX
 
@@ -149,8 +157,8 @@ class CudaBackend:
 
     gather = cuda_index.gather
     gather_backward = cuda_index.gather_backward
-    embedding = _not_there("embedding")
-    embedding_backward = _not_there("embedding_backward")
+    embedding = cuda_fused.embedding
+    embedding_backward = cuda_fused.embedding_backward
 
     # --- products
 
@@ -168,9 +176,9 @@ class CudaBackend:
     log_softmax_backward = cuda_fused.log_softmax_backward
     layer_norm = cuda_fused.layer_norm
     layer_norm_backward = cuda_fused.layer_norm_backward
-    cross_entropy = _not_there("cross_entropy")
-    cross_entropy_backward = _not_there("cross_entropy_backward")
-    dropout = _not_there("dropout")
+    cross_entropy = cuda_fused.cross_entropy
+    cross_entropy_backward = cuda_fused.cross_entropy_backward
+    dropout = cuda_fused.dropout
     attention = _not_there("attention")
     attention_backward = _not_there("attention_backward")
 
@@ -181,9 +189,9 @@ class CudaBackend:
 
     # --- over many arrays at once
 
-    sum_of_squares = _not_there("sum_of_squares")
-    scale = _not_there("scale")
-    sgd_step = _not_there("sgd_step")
-    adamw_step = _not_there("adamw_step")
+    sum_of_squares = cuda_optim.sum_of_squares
+    scale = cuda_optim.scale
+    sgd_step = cuda_optim.sgd_step
+    adamw_step = cuda_optim.adamw_step
 
 

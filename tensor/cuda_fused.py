@@ -1,4 +1,4 @@
-"""Fused primitives on CUDA devices: softmax, layer norm, GELU.
+"""Fused primitives on CUDA devices: softmax, layer norm, GELU, embedding, cross-entropy, dropout.
 
 Shapes are those of `tensor.backend.Backend`; the headers of the files in `kernels/` say what is
 computed, and how. `cuda_launch.Version` says what the last argument of each function is.
@@ -10,8 +10,10 @@ import math
 
 from kernels.array import DeviceArray
 from tensor import cuda_moving
+from tensor.backend import DropoutMask
 from tensor.cuda_launch import Version, ceil_div
-from tensor.cuda_layout import Launcher, is_aligned
+from tensor.cuda_layout import LONG, Launcher, is_aligned
+from tensor.random import threshold
 
 LONG_ROW = 1024  # from so many columns on, a block works on a row instead of a warp
 SHARED_FLOATS = 12 * 1024  # that fit the shared memory which every GPU gives a block
@@ -61,7 +63,7 @@ def _over_rows(
 
 def _row_grid(how: Version, rows: int) -> int:
     """How many blocks `rows` rows need: a version's name says who works on one."""
-    if how.name.endswith("_block"):
+    if how.name.endswith("_block") or how.name == "cross_entropy_vector":
         return rows
     return ceil_div(rows, how.block if how.name.endswith("_naive") else how.block // 32)
 
@@ -161,3 +163,125 @@ def _gelu(
             x, y, slope, x.size, grid=grid, block=how.block, order=how.order
         )
     return y, slope
+
+
+# --- embedding
+
+
+def embedding(
+    be: Launcher, weight: DeviceArray, ids: DeviceArray, version: Version | None = None
+) -> DeviceArray:
+    """(V, C), (...) -> (..., C): a row for each id."""
+    weight, ids = be.contiguous(weight), _long(be, ids)
+    C = weight.shape[-1]
+    y = be.empty((*ids.shape, C), weight.dtype)
+    if y.size:
+        fits = C % 4 == 0 and is_aligned(weight)
+        how = version or Version("embedding_vector" if fits else "embedding_naive", be.threads)
+        work = y.size // 4 if how.name == "embedding_vector" else y.size
+        be.kernel("embedding.cu", how.name)(
+            weight, ids, y, ids.size, C,
+            grid=ceil_div(work, how.block), block=how.block, order=how.order,
+        )  # fmt: skip
+    return y
+
+
+def embedding_backward(
+    be: Launcher, dy: DeviceArray, ids: DeviceArray, rows: int, version: Version | None = None
+) -> DeviceArray:
+    """(..., C), (...) -> (rows, C): the rows of dy with the same id added up, in their order."""
+    dy, ids, C = be.contiguous(dy), _long(be, ids), dy.shape[-1]
+    if dy.size == 0 or rows == 0:
+        return cuda_moving.full(be, (rows, C), 0, dy.dtype)
+    how = version or Version("embedding_backward_first", be.threads)
+    if how.name == "embedding_backward_naive":
+        dweight = be.empty((rows, C), dy.dtype)
+        grid = ceil_div(rows * C, how.block)
+    else:
+        dweight = cuda_moving.full(be, (rows, C), 0, dy.dtype)
+        grid = ceil_div(ids.size * ceil_div(C, 128), how.block // 32)
+    be.kernel("embedding.cu", how.name)(
+        dy, ids, dweight, ids.size, rows, C, grid=grid, block=how.block, order=how.order
+    )
+    return dweight
+
+
+def _long(be: Launcher, ids: DeviceArray) -> DeviceArray:
+    """Ids without gaps, as int64."""
+    return be.contiguous(ids if ids.dtype == LONG else cuda_moving.cast(be, ids, LONG))
+
+
+# --- cross-entropy
+
+
+def cross_entropy(
+    be: Launcher,
+    logits: DeviceArray,
+    targets: DeviceArray,
+    ignore: int,
+    version: Version | None = None,
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
+    """(N, V), (N,) -> mean loss (), log-sum-exp (N,), the number of targets that count ()."""
+    logits, targets = be.contiguous(logits), _long(be, targets)
+    rows, V = logits.shape
+    lse, losses = be.empty((rows,), logits.dtype), be.empty((rows,), logits.dtype)
+    loss, count = be.empty((), logits.dtype), be.empty((), logits.dtype)
+    how = version or _cross_entropy_version(be, "cross_entropy", logits)
+    if rows:
+        be.kernel("cross_entropy.cu", how.name)(
+            logits, targets, lse, losses, rows, V, ignore,
+            grid=_row_grid(how, rows), block=how.block, order=how.order,
+        )  # fmt: skip
+    be.kernel("cross_entropy.cu", "cross_entropy_mean")(
+        losses, targets, loss, count, rows, ignore, grid=1, block=how.block, order=how.order
+    )
+    return loss, lse, count
+
+
+def cross_entropy_backward(
+    be: Launcher,
+    dy: DeviceArray,
+    logits: DeviceArray,
+    targets: DeviceArray,
+    ignore: int,
+    lse: DeviceArray,
+    count: DeviceArray,
+    version: Version | None = None,
+) -> DeviceArray:
+    """-> (N, V)."""
+    dy, logits, targets = be.contiguous(dy), be.contiguous(logits), _long(be, targets)
+    rows, V = logits.shape
+    dlogits = be.empty(logits.shape, logits.dtype)
+    if dlogits.size:
+        how = version or _cross_entropy_version(be, "cross_entropy_backward", logits)
+        naive = how.name == "cross_entropy_backward_naive"
+        be.kernel("cross_entropy.cu", how.name)(
+            dy, logits, targets, lse, count, dlogits, rows, V, ignore,
+            grid=ceil_div(rows * V, how.block) if naive else rows, block=how.block,
+            order=how.order,
+        )  # fmt: skip
+    return dlogits
+
+
+def _cross_entropy_version(be: Launcher, name: str, logits: DeviceArray) -> Version:
+    return Version(name + ("_vector" if is_aligned(logits) else "_block"), be.threads)
+
+
+# --- dropout
+
+
+def dropout(
+    be: Launcher, x: DeviceArray, mask: DropoutMask, version: Version | None = None
+) -> DeviceArray:
+    """x / (1 - p) where the mask keeps an element, 0 elsewhere: the same bits as on the CPU."""
+    x = be.contiguous(x)
+    y = be.empty(x.shape, x.dtype)
+    if x.size:
+        how = version or Version("dropout_eight" if is_aligned(x) else "dropout_naive", be.threads)
+        eights = be.blocks(ceil_div(x.size, 8), how.block)
+        be.kernel("dropout.cu", how.name)(
+            x, y, x.size, mask.seed, mask.draw, threshold(mask.p), 1 / (1 - mask.p),
+            grid=ceil_div(x.size, how.block) if how.name == "dropout_naive" else eights,
+            block=how.block, order=how.order,
+        )  # fmt: skip
+    return y

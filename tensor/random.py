@@ -39,10 +39,14 @@ def random_bits(seed: int, draw: int, start: int, count: int) -> np.ndarray:
     return bits[start - first * _PER_COUNTER :][:count]
 
 
+def threshold(p: float) -> int:
+    """An element is dropped where its 32 bits are below this: with probability p."""
+    return min(round(p * 2**32), 2**32 - 1)
+
+
 def keep_mask(mask: DropoutMask, start: int, count: int) -> np.ndarray:
     """Which of the elements start, …, start + count - 1 a dropout keeps: bool (count,)."""
-    threshold = min(round(mask.p * 2**32), 2**32 - 1)
-    return random_bits(mask.seed, mask.draw, start, count) >= np.uint32(threshold)
+    return random_bits(mask.seed, mask.draw, start, count) >= np.uint32(threshold(mask.p))
 
 
 class Generator:

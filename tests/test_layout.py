@@ -26,7 +26,7 @@ FLOORS = [
      "tensor.numpy_fused", "tensor.numpy_backend", "tensor.cuda_backend", "tensor.cuda_launch",
      "tensor.cuda_matmul", "tensor.cuda_fused", "tensor.cuda_attention", "tensor.cuda_optim",
      "tensor.cuda_layout", "tensor.cuda_moving", "tensor.cuda_elementwise", "tensor.cuda_reduce",
-     "tensor.cuda_index", "tensor.cuda_loss", "tensor.devices"},
+     "tensor.cuda_index", "tensor.devices"},
     {"tensor.ops"},
     {"tensor.profiling", "tensor.graph", "tensor.convert", "tensor.apply", "tensor.reductions",
      "tensor.shaping", "tensor.tensor"},

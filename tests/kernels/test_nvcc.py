@@ -9,7 +9,7 @@ import pytest
 from kernels.cuda_compile import OPTIONS, find_nvcc
 from kernels.cuda_errors import CudaError
 from kernels.launch import HERE, MAX_SHARED
-from kernels.signature import packing, read_signatures
+from kernels.signature import SIZES, packing, read_signatures
 from tests.kernels import cubin
 
 ARCHITECTURES = ["75", "80", "86", "89", "90"]
@@ -48,9 +48,9 @@ def test_nvcc_compiles_it_as_the_host_believes(nvcc, file, tmp_path):
             facts = kernels[name]
             assert facts.parameter_bytes == packed.size, name
             assert [facts.parameters[i][0] for i in range(len(parameters))] == places, name
-            # Dims, eight long long by value, is the only parameter of more than eight bytes.
+            # Dims and Table, eight and 64 long long by value, are the only large parameters.
             sizes = [8 if p.pointer or "long" in p.type or p.type == "double" else
-                     64 if p.type == "Dims" else 4 for p in parameters]
+                     8 * SIZES.get(p.type, 0) or 4 for p in parameters]
             assert [facts.parameters[i][1] for i in range(len(parameters))] == sizes, name
             assert facts.shared <= MAX_SHARED + 1024, name      # sm_90 has 1 KiB of its own
             assert 0 < facts.registers <= 255, name

@@ -1,0 +1,161 @@
+// optimizer.cu - one step of AdamW or SGD, the norm of all gradients, and their scaling; float32,
+// in place.
+//
+//   AdamW (Loshchilov and Hutter 2019, algorithm 2), t the number of the step, from 1:
+//     m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+//     p = (1 - lr decay) p - lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps)
+//   SGD:  u = g + decay p;  velocity = momentum velocity + u, and u = velocity, if there is one;
+//     p -= lr u
+//
+// The host computes what is the same for all elements:
+//   keep = 1 - lr decay, rate = lr / (1 - beta1^t), correction = 1 / (1 - beta2^t)
+//
+// A model has over a hundred parameters, many of them tiny: a launch for each would cost more than
+// the arithmetic. So the kernels here take tables, by value, of the addresses and sizes of up to 64
+// arrays, and a block finds by its number which CHUNK elements of which array are its own. Nothing
+// is copied to the device for a step.
+//
+//   sizes, count   elements of each array; how many arrays
+//
+// adamw_naive     One array a launch, one thread an element.
+// adamw_many      Up to 64 arrays a launch.
+// adamw_vector    The same with four elements at a time in loads and stores of 16 bytes: 28 bytes
+//                 move for each element, and memory is the limit. All arrays at multiples of 16
+//                 bytes; what is left over of an array is done one by one.
+// sgd_many, scale_many, squares_many   The others, by the same table.
+// squares_total   The sum of what the blocks of squares_many left, in their order, by one block.
+#include "common.cuh"
+
+constexpr int CHUNK = 4096;  // elements a block; cuda_optim.py has the same number
+
+struct Chunk {
+    int array;
+    long long first;
+    int size;
+};
+__device__ inline Chunk chunk_of_block(const Table& sizes, int count) {
+    long long chunk = blockIdx.x;
+    int array = 0;
+    for (; array < count - 1; array++) {
+        long long chunks = (sizes.n[array] + CHUNK - 1) / CHUNK;
+        if (chunk < chunks) break;
+        chunk -= chunks;
+    }
+    long long first = chunk * CHUNK, left = sizes.n[array] - first;
+    return {array, first, int(left < CHUNK ? left : CHUNK)};
+}
+template <class T>
+__device__ inline T* array_of(long long address) {
+    return reinterpret_cast<T*>(address);
+}
+
+// --- AdamW
+
+struct AdamW {
+    float beta1, rest1, beta2, rest2, correction, eps, rate, keep;  // rest = 1 - beta
+
+    __device__ void update(float& p, float g, float& m, float& v) const {
+        m = m * beta1 + g * rest1;
+        v = v * beta2 + g * g * rest2;
+        p = p * keep - m / (sqrtf(v * correction) + eps) * rate;
+    }
+};
+
+extern "C" __global__ void adamw_naive(float* __restrict__ p, const float* __restrict__ g,
+                                       float* __restrict__ m, float* __restrict__ v, long long n,
+                                       float beta1, float rest1, float beta2, float rest2,
+                                       float correction, float eps, float rate, float keep) {
+    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    AdamW step{beta1, rest1, beta2, rest2, correction, eps, rate, keep};
+    if (i < n) step.update(p[i], g[i], m[i], v[i]);
+}
+
+extern "C" __global__ void adamw_many(Table ps, Table gs, Table ms, Table vs, Table sizes,
+                                      int count, float beta1, float rest1, float beta2, float rest2,
+                                      float correction, float eps, float rate, float keep) {
+    Chunk chunk = chunk_of_block(sizes, count);
+    AdamW step{beta1, rest1, beta2, rest2, correction, eps, rate, keep};
+    float* p = array_of<float>(ps.n[chunk.array]) + chunk.first;
+    const float* g = array_of<const float>(gs.n[chunk.array]) + chunk.first;
+    float* m = array_of<float>(ms.n[chunk.array]) + chunk.first;
+    float* v = array_of<float>(vs.n[chunk.array]) + chunk.first;
+    for (int i = threadIdx.x; i < chunk.size; i += blockDim.x) step.update(p[i], g[i], m[i], v[i]);
+}
+
+extern "C" __global__ void adamw_vector(Table ps, Table gs, Table ms, Table vs, Table sizes,
+                                        int count, float beta1, float rest1, float beta2,
+                                        float rest2, float correction, float eps, float rate,
+                                        float keep) {
+    Chunk chunk = chunk_of_block(sizes, count);
+    AdamW step{beta1, rest1, beta2, rest2, correction, eps, rate, keep};
+    float* p = array_of<float>(ps.n[chunk.array]) + chunk.first;
+    const float* g = array_of<const float>(gs.n[chunk.array]) + chunk.first;
+    float* m = array_of<float>(ms.n[chunk.array]) + chunk.first;
+    float* v = array_of<float>(vs.n[chunk.array]) + chunk.first;
+    for (int i = threadIdx.x; i < chunk.size / 4; i += blockDim.x) {
+        float4 p4 = reinterpret_cast<float4*>(p)[i], g4 = reinterpret_cast<const float4*>(g)[i];
+        float4 m4 = reinterpret_cast<float4*>(m)[i], v4 = reinterpret_cast<float4*>(v)[i];
+        step.update(p4.x, g4.x, m4.x, v4.x);
+        step.update(p4.y, g4.y, m4.y, v4.y);
+        step.update(p4.z, g4.z, m4.z, v4.z);
+        step.update(p4.w, g4.w, m4.w, v4.w);
+        reinterpret_cast<float4*>(p)[i] = p4;
+        reinterpret_cast<float4*>(m)[i] = m4;
+        reinterpret_cast<float4*>(v)[i] = v4;
+    }
+    int rest = chunk.size / 4 * 4 + threadIdx.x;
+    for (int i = rest; i < chunk.size; i += blockDim.x) step.update(p[i], g[i], m[i], v[i]);
+}
+
+// --- SGD
+
+extern "C" __global__ void sgd_many(Table ps, Table gs, Table velocities, Table sizes, int count,
+                                    int has_velocity, float lr, float momentum, float decay) {
+    Chunk chunk = chunk_of_block(sizes, count);
+    float* p = array_of<float>(ps.n[chunk.array]) + chunk.first;
+    const float* g = array_of<const float>(gs.n[chunk.array]) + chunk.first;
+    float* velocity = array_of<float>(velocities.n[chunk.array]) + chunk.first;
+    for (int i = threadIdx.x; i < chunk.size; i += blockDim.x) {
+        float update = g[i] + decay * p[i];
+        if (has_velocity) update = velocity[i] = momentum * velocity[i] + update;
+        p[i] -= lr * update;
+    }
+}
+
+// --- the norm of all gradients
+
+extern "C" __global__ void scale_many(Table xs, Table sizes, int count, float factor) {
+    Chunk chunk = chunk_of_block(sizes, count);
+    float* x = array_of<float>(xs.n[chunk.array]) + chunk.first;
+    for (int i = threadIdx.x; i < chunk.size; i += blockDim.x) x[i] *= factor;
+}
+
+// In float64: 1e20 squared is beyond float32, and memory stays the limit, one multiplication for
+// four bytes. The block's sum goes to sums[first + its number].
+extern "C" __global__ void squares_many(Table xs, Table sizes, int count,
+                                        double* __restrict__ sums, long long first) {
+    __shared__ double part[1024];
+    Chunk chunk = chunk_of_block(sizes, count);
+    const float* x = array_of<const float>(xs.n[chunk.array]) + chunk.first;
+    double sum = 0.0;
+    for (int i = threadIdx.x; i < chunk.size; i += blockDim.x) sum += double(x[i]) * x[i];
+    part[threadIdx.x] = sum;
+    __syncthreads();
+    for (int half = blockDim.x / 2; half > 0; half /= 2) {  // blockDim.x: a power of two
+        if (threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) sums[first + blockIdx.x] = part[0];
+}
+
+extern "C" __global__ void squares_total(const double* __restrict__ sums,
+                                         double* __restrict__ total, long long n) {
+    __shared__ double part[1024];
+    double sum = 0.0;
+    for (long long i = threadIdx.x; i < n; i += blockDim.x) sum += sums[i];
+    part[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x > 0) return;
+    for (int t = 1; t < blockDim.x; t++) sum += part[t];
+    total[0] = sum;
+}
