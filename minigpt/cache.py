@@ -87,8 +87,12 @@ class KVCache:
     cross_v), where the latter are those of the encoder's positions, computed once.
     """
 
-    def __init__(self, layers: Sequence[Sequence[Any]] = ()) -> None:
-        tensors = [[x if isinstance(x, Tensor) else Tensor(x) for x in layer] for layer in layers]
+    def __init__(self, layers: Sequence[Sequence[Any]] = (), device: str = "cpu") -> None:
+        """device: where to put arrays that are no tensors yet."""
+        tensors = [
+            [x if isinstance(x, Tensor) else Tensor(x, device=device) for x in layer]
+            for layer in layers
+        ]
         self._layers = [_Layer(k, v) for k, v, *_ in tensors]
         self._cross = {i: (x[2], x[3]) for i, x in enumerate(tensors) if len(x) == 4}
 

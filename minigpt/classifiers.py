@@ -108,7 +108,7 @@ class GPT2ForSequenceClassification(PreTrainedModel):
 
     def _loss(self, logits: Tensor, labels: Any) -> Tensor:
         if not isinstance(labels, Tensor):
-            labels = Tensor(as_array("labels", labels), device=self.device)
+            labels = Tensor(as_array("labels", labels))
         if self.config.problem_type is None:
             if self.config.num_labels == 1:
                 self.config.problem_type = "regression"

@@ -34,8 +34,8 @@ def with_choices(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 # --- a cache as a tuple
 
 
-def cache_from_tuples(layers: Any) -> KVCache:
-    """A cache of (k, v) a layer, (B, H, S, D) each, or of four arrays with cross-attention.
+def cache_from_tuples(layers: Any, device: str) -> KVCache:
+    """A cache on the device, of (k, v) a layer, (B, H, S, D) each, or four with cross-attention.
 
     ValueError for anything else.
     """
@@ -53,7 +53,7 @@ def cache_from_tuples(layers: Any) -> KVCache:
         fits = len(shapes) in (2, 4) and all(len(shape) == 4 for shape in shapes)
         if not fits or shapes[0] != shapes[1] or shapes[2:3] != shapes[3:]:
             raise ValueError(f"{wanted}; layer {i} has {shapes}")
-    return KVCache(layers)
+    return KVCache(layers, device)
 
 
 # --- masks

@@ -55,8 +55,10 @@ class PreTrainedModel(Module):
         return Tensor(np.asarray(values), dtype=self.dtype, device=self.device)
 
     def integers(self, name: str, values: Any) -> Tensor:
-        """Ids as an integer tensor on the model's device. TypeError for other dtypes, ValueError
-        for ragged lists.
+        """Ids as an integer tensor. TypeError for other dtypes, ValueError for ragged lists.
+
+        It is on the CPU unless it was given as a tensor: ids are checked before they are used, and
+        the operation that uses them moves them to the model's device.
         """
         if isinstance(values, Tensor):
             array = values.data
@@ -73,7 +75,7 @@ class PreTrainedModel(Module):
             array = array.astype(np.int64)  # an empty list
         if array.dtype.kind not in "iu":
             raise TypeError(f"{name} must be integers, not {array.dtype}")
-        return values if isinstance(values, Tensor) else Tensor(array, device=self.device)
+        return values if isinstance(values, Tensor) else Tensor(array)
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """How many numbers the parameters hold, a tied matrix counted once.

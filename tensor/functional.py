@@ -99,11 +99,14 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None, transpose: bool = Fals
 def embedding(weight: Tensor, ids: Any) -> Tensor:
     """Row ids[...] of the weight (V, C) for each id: (...) -> (..., C). IndexError for an id
     outside 0 … V - 1.
+
+    ids may be on any device: they are looked at where they are, so best on the CPU, and move to
+    the weight's.
     """
     _need_tensors("embedding", weight)
     if weight.ndim != 2:
         raise ValueError(f"embedding: the weight must be (V, C), not {weight.shape}")
-    ids = ids if isinstance(ids, Tensor) else Tensor(ids, device=weight.device)
+    ids = ids if isinstance(ids, Tensor) else Tensor(ids)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"embedding: ids must be integers, not {ids.dtype}")
     rows = weight.shape[0]
@@ -115,7 +118,7 @@ def embedding(weight: Tensor, ids: Any) -> Tensor:
             raise IndexError(
                 f"embedding: id {wrong} is outside 0 … {rows - 1} (the weight has {rows} rows)"
             )
-    return apply(shape.Embedding, weight, ids)
+    return apply(shape.Embedding, weight, ids.to(weight.device))
 
 
 def layer_norm(x: Tensor, w: Tensor, b: Tensor, eps: float = 1e-5) -> Tensor:
@@ -277,10 +280,12 @@ def cross_entropy(logits: Tensor, targets: Any, ignore_index: int = -100) -> Ten
 
     logits (..., V), targets (...) integers in 0 … V - 1 or `ignore_index`. NaN if every target is
     ignored, as in torch. IndexError for another target, ValueError for shapes that don't match.
+
+    targets may be on any device, best on the CPU: see `embedding`.
     """
     _need_tensors("cross_entropy", logits)
     _same_dtype("cross_entropy", logits, floats=True)
-    targets = targets if isinstance(targets, Tensor) else Tensor(targets, device=logits.device)
+    targets = targets if isinstance(targets, Tensor) else Tensor(targets)
     if targets.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: targets must be integers, not {targets.dtype}")
     if logits.ndim == 0 or logits.shape[:-1] != targets.shape:
@@ -297,6 +302,7 @@ def cross_entropy(logits: Tensor, targets: Any, ignore_index: int = -100) -> Ten
             f"cross_entropy: target {wrong[0]} is neither in 0 … {size - 1} nor {ignore_index} "
             "(ignored)"
         )
+    flat = flat.to(logits.device)
     return apply(fused.CrossEntropy, logits.reshape(-1, size), flat, ignore=ignore_index)  # (N, V)
 
 
@@ -324,14 +330,11 @@ def mse_loss(x: Tensor, target: Any) -> Tensor:
 
 def _like(name: str, values: Any, x: Tensor) -> Tensor:
     """Targets as a tensor of x's dtype, after a check that the shapes are the same."""
-    t = (
-        values
-        if isinstance(values, Tensor)
-        else Tensor(np.asarray(values, x.dtype), device=x.device)
-    )
+    t = values if isinstance(values, Tensor) else Tensor(np.asarray(values, x.dtype))
     if t.shape != x.shape:
         raise ValueError(f"{name}: shapes {x.shape} and {t.shape} differ")
-    return t.astype(x.dtype)
+    t = t.astype(x.dtype)
+    return t if t.requires_grad else t.to(x.device)
 
 
 def _need_tensors(name: str, *values: Any) -> None:

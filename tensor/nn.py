@@ -174,10 +174,14 @@ class Module:
             parameter.grad = None
 
     def to(self, device: str) -> Self:
-        """Move the parameters to a device, in place, so that ties stay; forget the gradients."""
-        for parameter in self.parameters():
-            moved = parameter.to(device)
-            parameter.data, parameter.backend, parameter.grad = moved.data, moved.backend, None
+        """Move the parameters to a device, in place, so that ties stay; forget the gradients.
+
+        TypeError for float64, which lives on the CPU alone, MemoryError where there is no room:
+        then nothing has moved.
+        """
+        moved = [(parameter, parameter.to(device)) for parameter in self.parameters()]
+        for parameter, there in moved:
+            parameter.data, parameter.backend, parameter.grad = there.data, there.backend, None
         return self
 
     def astype(self, dtype: Any) -> Self:

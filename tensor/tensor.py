@@ -182,12 +182,13 @@ class Tensor(TensorLike):
                 )
             start = self.backend.full(self.shape, 1, self.dtype)
         else:
-            given = to_array(grad, self.dtype)
+            given = grad if isinstance(grad, Tensor) else Tensor(to_array(grad, self.dtype))
             if given.shape != self.shape:
                 raise ValueError(
                     f"backward: the gradient has shape {given.shape}, the tensor {self.shape}"
                 )
-            start = self.backend.from_numpy(given)
+            given = given.detach().astype(self.dtype).to(self.device)
+            start = self.backend.copy(given.data)
         if self.creator is None:
             self.accumulate_grad(start, fresh=True)
         else:
@@ -231,15 +232,19 @@ class Tensor(TensorLike):
             raise RuntimeError(
                 "copy_: only a leaf can be overwritten; this tensor was computed from others"
             )
-        array = values.numpy() if isinstance(values, Tensor) else np.asarray(values)
+        array: Any = values
+        if isinstance(values, Tensor):
+            array = values.data if values.backend is self.backend else values.numpy()
+        elif not isinstance(values, np.ndarray):
+            array = np.asarray(values)
         if array.shape != self.shape:
             raise ValueError(
                 f"copy_: values of shape {array.shape} for a tensor of shape {self.shape}"
             )
         if array.dtype.kind not in ("iubf" if self.dtype.kind == "f" else "iub"):
             raise TypeError(f"copy_: {array.dtype} values for a tensor of {self.dtype}")
-        if self.device != "cpu":
-            array = self.backend.from_numpy(np.asarray(array, self.dtype))
+        if self.device != "cpu" and isinstance(array, np.ndarray):
+            array = self.backend.from_numpy(array.astype(self.dtype, copy=False))
         self.backend.assign(self.data, array)
         return self
 
@@ -253,7 +258,10 @@ class Tensor(TensorLike):
         return Tensor.wrap(self.backend.cast(self.data, wanted), self.backend)
 
     def to(self, device: str) -> Tensor:
-        """The tensor on another device, as a leaf; the tensor itself if it is there already."""
+        """The tensor on another device, as a leaf; the tensor itself if it is there already.
+
+        TypeError for float64 on another device than the CPU; small integers become int64 there.
+        """
         if get_backend(device) is self.backend:
             return self
         return Tensor(self.numpy(), requires_grad=self.requires_grad, device=device)
