@@ -1,30 +1,47 @@
-"""What the tests of kernels share: devices, and a comparison."""
+"""What the tests of kernels share: devices, and a comparison.
+
+They run on the emulator; with MINIGPT_TEST_DEVICE=cuda in the environment on a GPU.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any
 
 import numpy as np
 import pytest
 
-from kernels.emulator.build import CompilerNotFoundError, compiler
+from kernels.device import get_device
+from kernels.emulator.build import compiler
+from kernels.interface import Device
 from tensor.cuda_backend import CudaBackend
 
 SIZES = [1, 33, 65, 1000]
-ORDERS: list[Any] = ["forward", "reverse", 7]
+NAME = os.environ.get("MINIGPT_TEST_DEVICE", "emulator")
+ORDERS: list[Any] = ["forward", "reverse", 7] if NAME == "emulator" else [None]
 
 
-def needs_compiler() -> None:
-    """Skip the test, with the reason, where the emulator cannot compile."""
+def needs_device() -> None:
+    """Skip the test, with the reason, where the device can't be had or can't compile."""
     try:
-        compiler()
-    except CompilerNotFoundError as error:
+        if NAME == "emulator":
+            compiler()
+        else:
+            get_device(NAME)
+    except OSError as error:
         pytest.skip(str(error))
 
 
 def backend(checked: bool = False) -> CudaBackend:
-    return CudaBackend("emulator", checked)
+    return CudaBackend(NAME, checked)
+
+
+def device(checked: bool = False) -> Device:
+    return get_device(NAME, checked)
+
+
+needs_compiler = needs_device
 
 
 def normal(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
