@@ -1,4 +1,4 @@
-"""kernels/elementwise.cu: each version, block size and order of threads against NumPy in float64."""
+"""kernels/elementwise.cu: each version, block size and order of threads against NumPy."""
 
 from __future__ import annotations
 
