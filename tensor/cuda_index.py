@@ -54,9 +54,14 @@ def read_index(index: Any, shape: Shape, strides: Shape) -> Picked:
     """
     sliced: list[tuple[int, int]] = []  # (size, stride) of the axes that slices give the result
     places: list[np.ndarray] = []  # of each integer array: offsets into x
-    at: set[int] = set()  # after how many sliced axes the integer arrays stand
+    runs: list[int] = []  # after how many sliced axes each run of neighbouring arrays begins
     start = axis = 0
+    last: Any = None
     for part in _parts(index, len(shape)):
+        is_array = isinstance(part, np.ndarray)
+        if is_array and not isinstance(last, np.ndarray):
+            runs.append(len(sliced))
+        last = part
         if part is None:
             sliced.append((1, 0))
         elif isinstance(part, slice):
@@ -65,23 +70,24 @@ def read_index(index: Any, shape: Shape, strides: Shape) -> Picked:
             sliced.append((count, step * strides[axis]))
             start += first * strides[axis] if count else 0
             axis += 1
-        else:
-            at.add(len(sliced))
+        elif is_array:
             for array in _integers(part, shape, axis):
                 places.append(array * strides[axis])
                 axis += 1
             if part.dtype == bool and part.ndim == 0:  # a new axis: picked once, or not at all
                 places.append(np.zeros(int(part), np.int64))
     # The arrays' axes stand where the arrays do; in front where something stands between them.
-    front = at.pop() if len(at) == 1 else 0
+    front = runs[0] if len(runs) == 1 else 0
     table = _broadcast_sum(places) + start
-    before, after = sliced[:front], sliced[front:]
-    whole = (*(n for n, _ in before), *table.shape, *(n for n, _ in after))
-    return Picked(whole, table.reshape(-1), _axes(before), _axes(after))
+    first_axes, last_axes = sliced[:front], sliced[front:]
+    whole = (*(n for n, _ in first_axes), *table.shape, *(n for n, _ in last_axes))
+    return Picked(whole, table.reshape(-1), _axes(first_axes), _axes(last_axes))
 
 
 def _parts(index: Any, ndim: int) -> list[Any]:
-    """None, slices, and arrays of integers or booleans that name every axis between them."""
+    """None, slices, and arrays of integers or booleans that name every axis between them; an
+    Ellipsis that stands for no axis stays, since it keeps its neighbours apart.
+    """
     parts = [
         p if p is None or p is Ellipsis or isinstance(p, slice) else np.asarray(p)
         for p in (index if isinstance(index, tuple) else (index,))
@@ -90,7 +96,8 @@ def _parts(index: Any, ndim: int) -> list[Any]:
     if used > ndim:
         raise IndexError(f"an index of {used} axes for an array of {ndim}")
     dots = next((i for i, p in enumerate(parts) if p is Ellipsis), len(parts))
-    parts[dots : dots + 1] = [slice(None)] * (ndim - used)
+    if ndim > used:
+        parts[dots : dots + 1] = [slice(None)] * (ndim - used)
     return parts
 
 
