@@ -167,14 +167,14 @@ def test_place(block, order):
 
 
 def test_checked():
-    run_fill(33, np.float32, 64, 7, "fill_float4", checked=True)
+    run_fill(33, np.float32, 64, ORDERS[-1], "fill_float4", checked=True)
     for dtype in TYPES:
-        run_fill(33, dtype, 64, 7, f"fill_{SUFFIX[np.dtype(dtype)]}", checked=True)
-        run_copy((3, 33), (1, 0), slice(0, None, 3), dtype, 64, 7, checked=True)
+        run_fill(33, dtype, 64, ORDERS[-1], f"fill_{SUFFIX[np.dtype(dtype)]}", checked=True)
+        run_copy((3, 33), (1, 0), slice(0, None, 3), dtype, 64, ORDERS[-1], checked=True)
         for to in TYPES:
             if to != dtype:
-                run_cast((3, 33), dtype, to, 64, 7, checked=True)
-    run_float4((3, 33, 8), (1, 0, 2), 64, 7, checked=True)
-    run_tiles(2, 33, 65, (32, 8), 7, checked=True)
+                run_cast((3, 33), dtype, to, 64, ORDERS[-1], checked=True)
+    run_float4((3, 33, 8), (1, 0, 2), 64, ORDERS[-1], checked=True)
+    run_tiles(2, 33, 65, (32, 8), ORDERS[-1], checked=True)
     for dtype in (np.float32, np.int64):
-        run_place((3, 33), (slice(1, None), slice(None, None, -2)), dtype, 64, 7, checked=True)
+        run_place((3, 33), (slice(1, None), slice(None, None, -2)), dtype, 64, ORDERS[-1], checked=True)

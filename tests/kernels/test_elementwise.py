@@ -204,13 +204,13 @@ def test_accumulate(block, order):
 
 def test_checked():
     for number, (a, b) in enumerate(PAIRS[1:3] + PAIRS[-2:]):
-        run_binary(cuda_elementwise.BINARY[number % 6], drawn(a, 0), drawn(b, 1), 64, 7,
+        run_binary(cuda_elementwise.BINARY[number % 6], drawn(a, 0), drawn(b, 1), 64, ORDERS[-1],
                    checked=True, transposed=True)
-    run_float4("add", drawn(65, 0), drawn(65, 1), 64, 7, checked=True)
+    run_float4("add", drawn(65, 0), drawn(65, 1), 64, ORDERS[-1], checked=True)
     for version in ("unary_strided_float", "unary_float4"):
-        run_unary("exp", (33, 5), 64, 7, version, checked=True)
-    run_choices((3, 33), 64, 7, checked=True)
-    run_accumulate((3, 33), 64, 7, checked=True)
+        run_unary("exp", (33, 5), 64, ORDERS[-1], version, checked=True)
+    run_choices((3, 33), 64, ORDERS[-1], checked=True)
+    run_accumulate((3, 33), 64, ORDERS[-1], checked=True)
 
 
 def test_what_is_not_finite_goes_as_in_numpy():

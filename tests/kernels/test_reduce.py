@@ -142,10 +142,10 @@ def test_nan_is_the_largest_and_the_first_of_it_counts():
 def test_checked():
     for how in NUMPY:
         for shape, axes in (((3, 33), (1,)), ((2, 5, 3, 4), (1, 3))):
-            run(how, "naive", drawn(shape), axes, 64, 7, checked=True)
-            run(how, "warp", drawn(shape), axes, 64, 7, 2, checked=True)
-            run(how, "warp", drawn(shape, np.int64), axes, 64, 7, 2, checked=True)
-        run(how, "columns", drawn((33, 65)), (0,), 128, 7, 2, checked=True)
+            run(how, "naive", drawn(shape), axes, 64, ORDERS[-1], checked=True)
+            run(how, "warp", drawn(shape), axes, 64, ORDERS[-1], 2, checked=True)
+            run(how, "warp", drawn(shape, np.int64), axes, 64, ORDERS[-1], 2, checked=True)
+        run(how, "columns", drawn((33, 65)), (0,), 128, ORDERS[-1], 2, checked=True)
     for version in ("naive", "warp"):
-        run_argmax(version, drawn((3, 33)), 1, 64, 7, checked=True)
-    run_argmax("warp", drawn((3, 33), np.int64), 1, 64, 7, checked=True)
+        run_argmax(version, drawn((3, 33)), 1, 64, ORDERS[-1], checked=True)
+    run_argmax("warp", drawn((3, 33), np.int64), 1, 64, ORDERS[-1], checked=True)
