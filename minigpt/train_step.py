@@ -62,9 +62,8 @@ def add_gradients(
         if share == 0:  # every label of these rows is ignored
             continue
         loss = batch_loss(model, own)
-        require_finite(loss.item(), "training loss", step + 1, model)
-        if share < 1:
-            loss = loss * share
-        part += loss.item()
-        loss.backward()
+        value = loss.item()  # once: on a GPU it waits for the forward pass
+        require_finite(value, "training loss", step + 1, model)
+        part += value * share
+        (loss * share if share < 1 else loss).backward()
     return part

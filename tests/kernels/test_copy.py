@@ -177,4 +177,5 @@ def test_checked():
     run_float4((3, 33, 8), (1, 0, 2), 64, ORDERS[-1], checked=True)
     run_tiles(2, 33, 65, (32, 8), ORDERS[-1], checked=True)
     for dtype in (np.float32, np.int64):
-        run_place((3, 33), (slice(1, None), slice(None, None, -2)), dtype, 64, ORDERS[-1], checked=True)
+        index = (slice(1, None), slice(None, None, -2))
+        run_place((3, 33), index, dtype, 64, ORDERS[-1], checked=True)

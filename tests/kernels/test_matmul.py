@@ -69,7 +69,8 @@ def test_orders_of_threads(version, order):
 @pytest.mark.parametrize("version", VERSIONS, ids=str)
 def test_checked(version):
     for flags in [(False, False), (True, True)]:
-        check(version._replace(order=ORDERS[-1]), 33, 65, 19, *flags, gap=3, checked=True, gelu=True)
+        last = version._replace(order=ORDERS[-1])
+        check(last, 33, 65, 19, *flags, gap=3, checked=True, gelu=True)
 
 
 @pytest.mark.parametrize("version", VERSIONS[1:], ids=str)
