@@ -17,7 +17,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +46,7 @@ class Group(Protocol):
     rank: int  # 0 … size - 1; rank 0 writes
     size: int
     timeout: float  # seconds
+    stop_requested: Callable[[], bool]  # asked while waiting: whether a signal came
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace every gradient by its sum over the ranks."""
@@ -69,6 +70,9 @@ class Alone:
     """A group of one."""
 
     rank, size, timeout = 0, 1, math.inf
+
+    def __init__(self) -> None:
+        self.stop_requested: Callable[[], bool] = lambda: False
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Nothing to do."""
@@ -101,6 +105,7 @@ class MPIGroup:
         self.comm, self.timeout = communicator, timeout
         self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
         self.exchanges = 0
+        self.stop_requested: Callable[[], bool] = lambda: False
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace every gradient by its sum over the ranks, in flat buckets.
@@ -183,6 +188,11 @@ class MPIGroup:
                 raise RankError(
                     f"rank {self.rank} has waited {limit:g} seconds for {what}: it hangs, or is "
                     "slower than that (the setting rank_timeout)"
+                )
+            if waited > 1 and self.stop_requested():
+                raise RankError(
+                    f"rank {self.rank} was told to stop while it waited for {what}: another rank "
+                    "has died, or all are stopped"
                 )
             time.sleep(min(waited / 8, 1e-3))
 

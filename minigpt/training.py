@@ -225,6 +225,7 @@ class Trainer:
             RunLog(self.folder.log_path, self.step) if self.writes else NoLog() as log,
             Progress(self.step, self.config.max_steps, self.report) as progress,
         ):
+            self.processes.stop_requested = lambda: stop.requested
             try:
                 self._loop(stop, log, progress)
             except BrokenPipeError:  # nobody reads our lines any more (`| head`)

@@ -1,11 +1,8 @@
 """Several ranks do what one process does; what goes wrong is named, and ends the run."""
 
-import importlib.util
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,25 +19,14 @@ from minigpt.distributed import (
 )
 from minigpt.sharded_optimizer import ShardedAdamW, _divide
 from tensor import Tensor
-
-HERE = Path(__file__).parent
-# The launcher of the package openmpi is beside Python; another MPI's is on the PATH.
-MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
-needs_mpi = pytest.mark.skipif(
-    MPIEXEC is None or importlib.util.find_spec("mpi4py") is None,
-    reason='needs mpiexec and mpi4py: pip install -e ".[distributed]"',
-)
+from tests.minigpt.mpi_helpers import HERE, MPIEXEC, RANK_SETTINGS, needs_mpi
 
 
 def run_ranks(ranks, *arguments, timeout=120):
     """The exit code and all output of mpi_worker.py on several ranks."""
-    # Open MPI refuses root unless told twice, and more ranks than cores; others ignore these.
-    settings = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-                "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-                "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}  # fmt: skip
     run = subprocess.run(
         [MPIEXEC, "-n", str(ranks), sys.executable, str(HERE / "mpi_worker.py"), *arguments],
-        env=os.environ | settings, capture_output=True, text=True, timeout=timeout,
+        env=os.environ | RANK_SETTINGS, capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
     return run.returncode, run.stdout + run.stderr
 
