@@ -1,8 +1,8 @@
-"""The command line: `minigpt train`, `generate`, `eval`, `tokenize`, `prepare`, `download`,
-`doctor`, `convert`, `info`.
+"""The command line: `minigpt train`, `generate`, `eval`, `verify`, `tokenize`, `prepare`,
+`download`, `doctor`, `convert`, `info`.
 
-Exit codes: 0, 2 for a user's error with one line on stderr, 130 when a signal stopped the work
-(training saves a checkpoint first).
+Exit codes: 0, 1 when a model that is verified fails, 2 for a user's error with one line on stderr,
+130 when a signal stopped the work (training saves a checkpoint first).
 """
 
 import argparse
@@ -23,6 +23,7 @@ from minigpt import (
     cli_info,
     cli_tokenize,
     cli_train,
+    cli_verify,
 )
 from minigpt.cli_common import INTERRUPTED, discard_output, not_empty, print_line
 from minigpt.heads import GPT2LMHeadModel
@@ -182,6 +183,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     cli_eval.add_options(
         verbs.add_parser("eval", help="measure a model on a text", allow_abbrev=False)
+    )
+    cli_verify.add_options(
+        verbs.add_parser("verify", help="check a model, and us with it", allow_abbrev=False)
     )
     _add_prepare(verbs.add_parser("prepare", help="turn text into tokens", allow_abbrev=False))
     cli_download.add_options(

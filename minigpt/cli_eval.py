@@ -74,10 +74,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(arguments.model)
     model = GPT2LMHeadModel.from_pretrained(arguments.model).to(arguments.device)
     report = None if arguments.quiet or arguments.json else print_line
-    if arguments.task in _WINDOWS:
-        found, lines = _text(arguments, model, tokenizer, report)
-    else:
-        found, lines = _completions(arguments, model, tokenizer, report)
+    found, lines = measure(
+        arguments.task, arguments.data, model, tokenizer, window=arguments.window,
+        stride=arguments.stride, limit=arguments.limit, batch_size=arguments.batch_size,
+        report=report,
+    )
     if arguments.json:
         found = {"task": arguments.task, "model": arguments.model, "data": arguments.data, **found}
         print(json.dumps({key: _finite(value) for key, value in found.items()}, indent=2))
@@ -98,36 +99,45 @@ def _check(arguments: argparse.Namespace) -> None:
         raise FileNotFoundError(f"{arguments.data}: no such file or folder")
 
 
-def _text(
-    arguments: argparse.Namespace, model: GPT2LMHeadModel, tokenizer: Any, report: Report | None
+def measure(
+    task: str,
+    data: str,
+    model: GPT2LMHeadModel,
+    tokenizer: Any,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
+    report: Report | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Perplexity of a text: the figures, and the lines that say them."""
-    text = None
-    if arguments.task == "text" and holds_tokens(arguments.data):
-        ids: Any = read_splits(arguments.data, tokenizer.vocab_size)[1]
+    """Do one of TASKS on a file: the figures by name, and the lines that say them."""
+    if task not in _WINDOWS:
+        return _completions(task, data, model, tokenizer, limit, batch_size, report)
+    text, original = None, ""
+    if task == "text" and holds_tokens(data):
+        ids: Any = read_splits(data, tokenizer.vocab_size)[1]
     else:
-        text = original = load_text(arguments.data)
-        if arguments.task == "wikitext2-raw":
+        text = original = load_text(data)
+        if task == "wikitext2-raw":
             text = wikitext_raw(original)
-        elif arguments.task == "wikitext2":
+        elif task == "wikitext2":
             text = detokenise_wikitext(original)
         ids = tokenizer.encode(text)
-    if arguments.limit is not None and arguments.limit < len(ids):
-        ids, text = ids[: arguments.limit], None
-    window = model.config.n_positions if arguments.window is None else arguments.window
-    stride = arguments.stride
-    if stride is None and arguments.task == "wikitext2-raw":
+    if limit is not None and limit < len(ids):
+        ids, text = ids[:limit], None
+    window = model.config.n_positions if window is None else window
+    if stride is None and task == "wikitext2-raw":
         stride = window
     loss = text_loss(
-        model, np.asarray(ids), window=window, stride=stride, batch_size=arguments.batch_size,
-        report=report,
+        model, np.asarray(ids), window=window, stride=stride, batch_size=batch_size, report=report
     )
     found, lines = _text_result(loss)
     if text is not None:
         bits = loss.total / math.log(2) / len(text.encode("utf-8", "surrogatepass"))
         found["bits_per_byte"] = bits
         lines.append(f"{bits:.4f} bits a byte")
-    if arguments.task == "wikitext2" and text is not None:
+    if task == "wikitext2" and text is not None:
         words = original_tokens(original)
         found["original_tokens"], mean = words, loss.total / words
         found["perplexity_per_original_token"] = math.exp(min(mean, 700))
@@ -151,14 +161,14 @@ def _text_result(loss: TextLoss) -> tuple[dict[str, Any], list[str]]:
 
 
 def _completions(
-    arguments: argparse.Namespace, model: GPT2LMHeadModel, tokenizer: Any, report: Report | None
+    task: str, data: str, model: GPT2LMHeadModel, tokenizer: Any, limit: int | None,
+    batch_size: int, report: Report | None,
 ) -> tuple[dict[str, Any], list[str]]:
     """LAMBADA or HellaSwag: the figures, and the lines that say them."""
-    options: dict[str, Any] = {"batch_size": arguments.batch_size, "report": report}
+    options: dict[str, Any] = {"batch_size": batch_size, "report": report}
     try:
-        if arguments.task == "lambada":
-            passages = read_passages(arguments.data)[: arguments.limit]
-            words = last_words(model, tokenizer.encode, passages, **options)
+        if task == "lambada":
+            words = last_words(model, tokenizer.encode, read_passages(data)[:limit], **options)
             found = words.to_dict()
             lines = [
                 f"{words.passages:,} passages",
@@ -166,8 +176,7 @@ def _completions(
                 f"perplexity {words.perplexity:.4f} a word",
             ]
         else:
-            questions = read_questions(arguments.data)[: arguments.limit]
-            chosen = best_endings(model, tokenizer.encode, questions, **options)
+            chosen = best_endings(model, tokenizer.encode, read_questions(data)[:limit], **options)
             found = chosen.to_dict()
             lines = [
                 f"{chosen.questions:,} questions",
@@ -175,7 +184,7 @@ def _completions(
                 f"{chosen.accuracy_norm:.4f} (+- {found['standard_error']:.4f})",
             ]
     except (ValueError, IndexError) as error:
-        at = "" if str(error).startswith(arguments.data) else f"{arguments.data}: "
+        at = "" if str(error).startswith(data) else f"{data}: "
         raise ValueError(f"{at}{error}") from None
     return found, lines
 
