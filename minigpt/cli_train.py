@@ -8,10 +8,10 @@ from pathlib import Path
 
 from minigpt.cli_common import INTERRUPTED, discard_output, not_empty, print_line
 from minigpt.distributed import Group, world
-from minigpt.presets import PRESETS, parse_settings, read_settings
+from minigpt.presets import PRESETS, TASKS, parse_settings, read_settings
 from minigpt.progress import tell
 from minigpt.run_folder import RunFolder
-from minigpt.run_setup import fitted_to_model
+from minigpt.run_parts import fitted_to_model
 from minigpt.token_files import holds_tokens
 from minigpt.training import Trainer, TrainResult
 from tensor.blas import kernel_advice
@@ -33,6 +33,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", metavar="PATH", type=not_empty,
         help="a UTF-8 text file, a folder of them, or tokens: of `minigpt prepare`, or a .bin file",
+    )
+    parser.add_argument(
+        "--task", choices=TASKS,
+        help="text unless given; complete, classify, tag, answer, choose: --data is a .jsonl or "
+        ".csv file of labelled examples; addition makes its own",
     )
     parser.add_argument(
         "--model", metavar="FOLDER", type=not_empty,
@@ -129,7 +134,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[str | None, dict[str, obje
     if arguments.config is not None:
         preset, given = read_settings(arguments.config)
     changes = parse_settings(arguments.set)
-    for name in ("data", "model", "tokenizer", "device", "seed"):
+    for name in ("data", "task", "model", "tokenizer", "device", "seed"):
         value = getattr(arguments, name)
         if value is not None:
             if name in changes:
@@ -156,7 +161,11 @@ def _print_result(result: TrainResult, trainer: Trainer, out: Path) -> None:
             f"stopped early: {trainer.config.patience} evaluations without a better one than "
             f"{result.best_validation_loss:.4f} after step {result.best_step}: {best}"
         )
+    if result.score is not None:
+        print(result.score)
     print(f"model, log.csv and loss.png: {out}")
+    if not trainer.prompt_ids():  # its model writes no text
+        return
     command = ["minigpt", "generate", "--model", str(out)]
     prompt = trainer.tokenizer.decode(trainer.prompt_ids())
     command += ["--", prompt] if prompt.startswith("-") else [prompt]

@@ -78,6 +78,7 @@ class Examples(Protocol):
     """What a run is trained and validated on: TokenData, or the examples of a labelled file."""
 
     name: str
+    unit: str  # what `len` counts
 
     def __len__(self) -> int:
         """How many tokens, or examples, there are."""
@@ -109,6 +110,8 @@ class Examples(Protocol):
 
 class TokenData:
     """One split of a corpus: a row of token ids, and the windows that are cut out of it."""
+
+    unit = "tokens"
 
     def __init__(
         self, ids: Sequence[int] | np.ndarray | ShardedIds, vocab_size: int, name: str = "data"
@@ -218,8 +221,10 @@ class TokenData:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Go once through the split in windows that don't overlap: every token but the first is a
         target exactly once. Yields inputs and targets, int64 (B, T) each; what is left at the end
-        comes as a last batch of one shorter row.
+        comes as a last batch of one shorter row. ValueError for fewer than two tokens.
         """
+        if len(self) < 2:
+            raise ValueError(f"{self.name}: {len(self)} tokens: a loss needs at least two")
         targets = len(self) - 1
         full = targets // block_size
         for first in range(0, full, batch_size):

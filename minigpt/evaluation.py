@@ -70,11 +70,9 @@ def split_loss(
 
     processes: those that share the work, this one alone unless given.
 
-    ValueError for a split of fewer than two tokens.
+    Of a labelled file it is the mean over its targets. ValueError for fewer than two tokens.
     """
     group = processes or Alone()
-    if len(data) < 2:
-        raise ValueError(f"{data.name}: {len(data)} tokens: a loss needs at least two")
     losses, counts = [], []
     with evaluation_mode(model):
         for number, batch in enumerate(data.windows(batch_size, block_size)):
@@ -95,7 +93,13 @@ def sampled_loss(
     seed: int,
     processes: Group | None = None,
 ) -> float:
-    """An estimate of ``split_loss`` from random windows, the same ones at each call with a seed."""
+    """An estimate of ``split_loss`` from random windows, the same ones at each call with a seed; or
+    that loss itself, where the split has no more tokens, or examples, than rows would be drawn.
+    """
+    if len(data) <= batches * batch_size:
+        return split_loss(
+            model, data, batch_size=batch_size, block_size=block_size, processes=processes
+        )
     group = processes or Alone()
     losses = []
     with evaluation_mode(model):

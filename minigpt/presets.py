@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt.files import read_json
+from minigpt.labelled import LABELLED_TASKS
 from minigpt.places import ORDERS
 
 SCHEDULES = ("cosine", "linear", "constant")
+TASKS = ("text", "addition", *LABELLED_TASKS)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class TrainConfig:
     dropout: float = 0.0
     model: str | None = None  # a folder to start from, whose shape counts; None: fresh weights
     freeze: str = ""  # names of parameters that are not trained: "transformer.wte.*,*.bias"
-    # The text, and what cuts it into tokens.
+    # What it learns, from which text, and what cuts that into tokens.
+    task: str = "text"  # "addition", or that of a file of examples, see `labelled`
     data: str | None = None  # text or tokens: a file, a folder; None for Python's own prose
     tokenizer: str = "bpe:512"  # "byte", "char", "bpe:SIZE", or a folder with a tokenizer
     order: str = "random"  # of the windows: or "epochs" without repeats, or "sequential"
@@ -80,7 +83,7 @@ class TrainConfig:
         for name in ("data", "model"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty: name a file or a folder, or leave it out")
-        for name, known in (("schedule", SCHEDULES), ("order", ORDERS)):
+        for name, known in (("schedule", SCHEDULES), ("order", ORDERS), ("task", TASKS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")
         if self.patience and not self.eval_every:
@@ -154,9 +157,30 @@ _NANO_CPU = TrainConfig(
     eval_every=250, eval_batches=20, checkpoint_every=500, sample_tokens=400,
 )  # fmt: skip
 
+# The settings of nanoGPT's config/train_shakespeare_char.py, which end at 1.4697: for a GPU.
+_NANO_GPU = _NANO_CPU.replace(
+    n_layer=6, n_head=6, n_embd=384, block_size=256, dropout=0.2,
+    max_steps=5000, batch_size=64, eval_batches=200, device="cuda",
+)  # fmt: skip
+
+# The same text in the tokens of a small vocabulary of its own.
+_SHAKESPEARE_BPE = _NANO_CPU.replace(
+    tokenizer="bpe:1024", max_steps=1500, dropout=0.1, order="epochs"
+)
+
+# Sums of two numbers of three digits, see `addition`.
+_ADDITION = TrainConfig(
+    task="addition", tokenizer="char", n_layer=2, n_head=4, n_embd=128, block_size=12,
+    max_steps=1500, batch_size=128, warmup_steps=100, eval_every=250, eval_batches=4,
+    checkpoint_every=500, sample_tokens=4,
+)  # fmt: skip
+
 PRESETS: dict[str, TrainConfig] = {
     "tiny": TrainConfig(),  # something to see within minutes on a laptop
     "nano-cpu": _NANO_CPU,
+    "nano-gpu": _NANO_GPU,
+    "shakespeare-bpe": _SHAKESPEARE_BPE,
+    "addition": _ADDITION,
     "gpt2": _GPT2,
 }
 

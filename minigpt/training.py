@@ -35,10 +35,12 @@ from minigpt.presets import TrainConfig
 from minigpt.pretrained import PreTrainedModel
 from minigpt.progress import Progress, Report, StopOnSignal, tell
 from minigpt.run_folder import NoLog, RunFolder, RunLog
-from minigpt.run_setup import Tokenizer, new_parts, refuse_to_overwrite, saved_parts
+from minigpt.run_parts import new_parts, refuse_to_overwrite, saved_parts
+from minigpt.run_setup import Tokenizer
 from minigpt.run_state import save_model, saved_config, write_checkpoint
 from minigpt.sampling import generate_beyond_context
 from minigpt.sharded_optimizer import ShardedAdamW
+from minigpt.tasks import score
 from minigpt.train_step import (
     LEARNING_RATE,
     StepStats,
@@ -62,6 +64,7 @@ class TrainResult:
     stopped_early: bool = False  # after `patience` evaluations without a better one
     best_step: int = 0
     best_validation_loss: float = math.nan
+    score: str | None = None  # how many answers are right, where there are answers
 
 
 class Trainer:
@@ -144,7 +147,7 @@ class Trainer:
         of the folder ``config.model``, whose shape and tokenizer then count.
 
         FileExistsError if ``out`` holds a run or a model and ``overwrite`` is not set. Else the
-        errors of `run_setup.new_parts`, and ValueError for a text shorter than the context.
+        errors of `run_parts.new_parts`, and ValueError for a text shorter than the context.
         """
         refuse_to_overwrite(RunFolder(out), overwrite)
         parts = new_parts(config, report)
@@ -265,8 +268,9 @@ class Trainer:
         if config.freeze:
             parameters += f", {self.model.num_parameters(only_trainable=True):,} of them trained"
         return (
-            f"tokens: {len(self.train_data):,} to train on, {len(self.validation_data):,} to "
-            f"validate; a vocabulary of {len(self.tokenizer):,}\n"
+            f"{self.train_data.unit}: {len(self.train_data):,} to train on, "
+            f"{len(self.validation_data):,} to validate; a vocabulary of "
+            f"{len(self.tokenizer):,}\n"
             f"model: n_layer {shape.n_layer}, n_head {shape.n_head}, n_embd {shape.n_embd}, "
             f"context {shape.n_positions}: {parameters}\n"
             f"run: step {self.step} to {config.max_steps}, {self.tokens_per_step:,} tokens each, "
@@ -459,9 +463,12 @@ class Trainer:
             block_size=self.config.block_size,
             processes=self.processes,
         )
+        sample = self.sample() if self.config.sample_tokens and self.writes else ""
         return TrainResult(
-            self.step, False, *losses, whole,
-            self.sample() if self.config.sample_tokens and self.writes else None,
+            self.step, False, *losses, whole, sample or None,
             stopped_early=self.step < self.config.max_steps,
             best_step=self.best_step, best_validation_loss=self.best_validation_loss,
+            score=score(
+                self.model, self.validation_data, self.config.task, self.config.batch_size
+            ) if self.writes else None,
         )  # fmt: skip

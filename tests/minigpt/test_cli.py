@@ -345,6 +345,7 @@ class TestProcess:
         assert process.stderr.read() == said
 
     def test_a_stop_during_the_first_evaluation_is_saved_too(self):
+        Path("text.txt").write_text(Path("text.txt").read_text() * 100)
         many = ["--set", "eval_batches=3000"]
         process = command(*self.LONG, *many)
         for line in process.stdout:

@@ -1,0 +1,100 @@
+"""Adding numbers of three digits: a task with as much data as one likes and an answer that is right
+or wrong.
+
+A row is ``123+989=2111``: two numbers, and their sum, 1112, with its last digit first, as one adds
+on paper, so that each digit depends on the two above it and a carry (Lee et al. 2023, "Teaching
+arithmetic to small transformers"). The loss counts the four digits of the sum alone.
+
+One pair of numbers in a hundred, picked by a hash, is held out: training never sees it.
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from minigpt.char_tokenizer import CharTokenizer
+from minigpt.losses import IGNORED
+from minigpt.places import TRAINING_STREAM, mixed, random_places, shuffled_places
+
+DIGITS, SUM_DIGITS = 3, 4
+LENGTH = 2 * DIGITS + 2 + SUM_DIGITS  # characters of a row
+_NUMBERS = 10**DIGITS
+
+
+def addition_tokenizer() -> CharTokenizer:
+    """The twelve characters; the id of a digit is the digit."""
+    return CharTokenizer("0123456789+=")
+
+
+class AdditionData:
+    """The pairs of numbers to train on, or those that are held out."""
+
+    unit = "sums"
+
+    def __init__(self, held_out: bool, name: str = "data"):
+        pairs = np.arange(_NUMBERS**2)
+        picked = mixed(pairs.astype(np.uint64)) % np.uint64(100) == 0
+        self.pairs = pairs[picked == held_out]  # (N,), each a * 1000 + b
+        self.name = name
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def fingerprint(self) -> str:
+        """The sha256 of the pairs."""
+        return hashlib.sha256(self.pairs.astype("<u4").tobytes()).hexdigest()
+
+    def require_window(self, block_size: int) -> None:
+        """Raise ValueError where a row doesn't fit."""
+        if block_size < LENGTH - 1:
+            raise ValueError(f"block_size={block_size}: a sum needs {LENGTH - 1}")
+
+    def random_batch(
+        self, batch_size: int, block_size: int, *, seed: int, step: int, micro_batch: int = 0,
+        stream: int = TRAINING_STREAM,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        """Sums of random pairs, see `batch_of`."""
+        places = random_places(
+            len(self), batch_size, seed=seed, step=step, micro_batch=micro_batch, stream=stream
+        )
+        return batch_of(self.pairs[places])
+
+    def epoch_batch(
+        self, batch_size: int, block_size: int, *, seed: int, row: int, shuffled: bool = True
+    ) -> dict[str, np.ndarray]:
+        """The sums number ``row``, ``row + 1``, … of an endless series of epochs."""
+        rows = np.arange(row, row + batch_size)
+        places = shuffled_places(len(self), rows, seed=seed) if shuffled else rows % len(self)
+        return batch_of(self.pairs[places])
+
+    def windows(self, batch_size: int, block_size: int) -> Iterator[dict[str, np.ndarray]]:
+        """Every sum once."""
+        for start in range(0, len(self), batch_size):
+            yield batch_of(self.pairs[start : start + batch_size])
+
+    def prompt_ids(self, tokenizer: CharTokenizer, context: int) -> list[int]:
+        """The first sum, without its answer."""
+        return rows_of(self.pairs[:1])[0, : -SUM_DIGITS].tolist()
+
+
+def rows_of(pairs: np.ndarray) -> np.ndarray:
+    """The ids (N, LENGTH) of the rows of some pairs (N,)."""
+    a, b = np.divmod(pairs, _NUMBERS)
+
+    def digits(numbers: np.ndarray, count: int) -> np.ndarray:  # (N, count), the last digit first
+        return numbers[:, None] // 10 ** np.arange(count) % 10
+
+    plus, equals = np.full((len(pairs), 1), 10), np.full((len(pairs), 1), 11)
+    return np.concatenate(
+        [digits(a, DIGITS)[:, ::-1], plus, digits(b, DIGITS)[:, ::-1], equals,
+         digits(a + b, SUM_DIGITS)], axis=1,
+    )  # fmt: skip
+
+
+def batch_of(pairs: np.ndarray) -> dict[str, np.ndarray]:
+    """The arguments of a language model that is to predict the sums' digits, and those alone."""
+    rows = rows_of(pairs)
+    targets = rows[:, 1:].copy()  # (N, LENGTH - 1)
+    targets[:, :-SUM_DIGITS] = IGNORED
+    return {"input_ids": rows[:, :-1], "labels": targets, "shift_labels": targets}
