@@ -33,13 +33,17 @@ static _Thread_local void* stack[DEPTH];
 static _Thread_local int depth;
 static char primary[1];         // its address is the primary context
 
-static void* (*emu_malloc)(size_t);
+static void* (*emu_malloc)(size_t, int);
 static void (*emu_free)(void*);
 static void (*emu_write)(void*, const void*, size_t);
 static void (*emu_copy)(void*, const void*, size_t);
 static const char* (*emu_message)(void);
-static int (*emu_launch)(void*, const char*, size_t, const unsigned*, const unsigned*, size_t, int,
-                         uint64_t, int, void*);
+typedef struct {                // kernels/emulator/runtime.cpp has the same
+    unsigned grid[3], block[3];
+    uint64_t seed;
+    unsigned shared, order, checked, workers;
+} Options;
+static int (*emu_launch)(void*, const char*, size_t, const Options*);
 
 static int told_to_fail(const char* function) {
     const char* fail = getenv("DOUBLE_FAIL");
@@ -57,6 +61,8 @@ static int told_to_fail(const char* function) {
         if (needs_context && !depth) return INVALID_CONTEXT;        \
         if (needs_context && sticky) return sticky;                 \
     } while (0)
+
+static int is_checked(void) { return getenv("DOUBLE_CHECKED") != NULL; }
 
 static Block* block_of(uintptr_t address, size_t bytes) {
     for (size_t i = 0; i < n_blocks; i++)
@@ -148,7 +154,7 @@ int cuMemAlloc_v2(uintptr_t* address, size_t bytes) {
     BEGIN(1);
     if (!bytes) return INVALID_VALUE;
     if (n_blocks == MOST || bytes_used + bytes > memory()) return OUT_OF_MEMORY;
-    *address = (uintptr_t)emu_malloc(bytes);
+    *address = (uintptr_t)emu_malloc(bytes, is_checked());
     if (!*address) return OUT_OF_MEMORY;
     blocks[n_blocks++] = (Block){*address, bytes};
     bytes_used += bytes, allocated++;
@@ -247,10 +253,9 @@ int cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned 
         !gx || !gy || !gz || !bx || !by || !bz || gx > 2147483647u || gy > 65535 || gz > 65535 ||
         bz > 64 || shared > 48 << 10)
         return INVALID_VALUE;
-    unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+    Options options = {{gx, gy, gz}, {bx, by, bz}, 0, shared, 0, is_checked(), 1};
     launched++;
-    int checked = getenv("DOUBLE_CHECKED") != NULL;
-    if (emu_launch(f->entry, buffer, bytes, grid, block, shared, 0, 0, checked, f->entry)) {
+    if (emu_launch(f->entry, buffer, bytes, &options)) {
         fprintf(stderr, "driver_double: %s: %s\n", f->name, emu_message());
         sticky = ILLEGAL_ADDRESS;               // told of by the calls after this one
     }

@@ -52,8 +52,6 @@ def fails(kind, function, *arguments, **named):
 
 @pytest.fixture(scope="module")
 def doubles(tmp_path_factory):
-    if importlib.util.find_spec("pycuda") is None:
-        pytest.skip("PyCUDA is not installed")
     if not sys.platform.startswith("linux"):
         pytest.skip("the driver's stand-in is written for Linux")
     try:
@@ -68,6 +66,9 @@ def doubles(tmp_path_factory):
 @pytest.fixture
 def run(doubles, tmp_path):
     """run(code, VARIABLE=...) -> (what it printed, what the driver's double noted at its end)."""
+    if importlib.util.find_spec("pycuda") is None:
+        pytest.skip("PyCUDA is not installed")
+
     def run(code, status=0, complaints=r"", **variables):
         log = tmp_path / "log"
         done = subprocess.run([sys.executable, "-c", START + code], cwd=ROOT, capture_output=True,
@@ -77,6 +78,56 @@ def run(doubles, tmp_path):
         words = log.read_text().split()
         return done.stdout, dict(zip(words[::2], map(int, words[1::2])))
     return run
+
+
+def test_the_driver_is_asked_without_pycuda(doubles):
+    code = "from kernels.cuda_probe import probe_driver; print(probe_driver())"
+    for failing, words in (("", "Gpu(name='test double, no GPU', arch='sm_90', memory=1073741824)"),
+                           ("cuInit:100", "the driver sees no GPU")):
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True,
+                              text=True, env={**doubles, "DOUBLE_FAIL": failing})
+        assert words in done.stdout + done.stderr
+
+
+# As PyCUDA does it, in a few lines of ctypes: so that the double works also where it is not.
+LAUNCH = """
+import ctypes, sys
+import numpy as np
+from pathlib import Path
+from kernels.cuda_compile import HERE, compile_cubin
+lib = ctypes.CDLL("libcuda.so.1")
+def ok(status): assert status == 0, status
+context, module, function, address = (ctypes.c_void_p() for _ in range(4))
+ok(lib.cuInit(0))
+ok(lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
+assert lib.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(80)) == 201     # not current yet
+ok(lib.cuCtxPushCurrent_v2(context))
+ok(lib.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(80)))
+x = np.arange(10, dtype=np.float32)
+ok(lib.cuMemcpyHtoD_v2(address, x.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(40)))
+half = ctypes.c_void_p(address.value + 40)
+ok(lib.cuMemcpyDtoD_v2(half, address, ctypes.c_size_t(40)))
+ok(lib.cuModuleLoadData(ctypes.byref(module), compile_cubin(HERE / "probe.cu", "sm_90")))
+ok(lib.cuModuleGetFunction(ctypes.byref(function), module, b"probe_axpy"))
+arguments = np.array([(2.0, address.value, half.value, 10)],
+                     np.dtype("f4, u8, u8, i8", align=True)).tobytes()
+def launch(arguments):
+    size = ctypes.c_size_t(len(arguments))
+    extra = (ctypes.c_void_p * 5)(1, ctypes.cast(arguments, ctypes.c_void_p), 2,
+                                  ctypes.cast(ctypes.byref(size), ctypes.c_void_p), 0)
+    return lib.cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, None, None, extra)
+ok(launch(arguments))
+assert launch(arguments[:-4]) == 1                          # another size than the kernel's
+back = np.empty(10, np.float32)
+ok(lib.cuMemcpyDtoH_v2(back.ctypes.data_as(ctypes.c_void_p), half, ctypes.c_size_t(40)))
+assert (back == 3 * x).all()
+"""
+
+
+def test_the_double_launches_what_the_emulator_built(doubles):
+    done = subprocess.run([sys.executable, "-c", LAUNCH], cwd=ROOT, capture_output=True, text=True,
+                          env=doubles)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # A kernel that tells which arguments have reached it: of each type, and each after a smaller one.
