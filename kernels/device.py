@@ -9,7 +9,6 @@ from kernels.emulator.device import EmulatorDevice
 from kernels.interface import Device
 
 
-@functools.cache
 def get_device(name: str, checked: bool = False) -> Device:
     """The device of that name, the same object each time.
 
@@ -19,6 +18,12 @@ def get_device(name: str, checked: bool = False) -> Device:
 
     Raises ValueError for another name, and what each device raises where it cannot run here.
     """
+    return _make(name, bool(checked))
+
+
+@functools.cache
+def _make(name: str, checked: bool) -> Device:
+    # Not get_device itself, which would be two devices for f("emulator") and f("emulator", False).
     if name == "emulator":
         return EmulatorDevice(checked)
     if name == "cuda":

@@ -32,6 +32,10 @@ GRADIENT_FLOAT64 = 1e-7
 # shift) shows nothing but rounding. Its scale is at least this part of the model's largest entry.
 GRADIENT_FLOOR = 1e-2
 
+# A device's kernels in float32 against NumPy, outputs and gradients: x max(1, rms). The sums of a
+# matrix product or an attention in other orders, and exp, tanh and erf of another library.
+DEVICE_FLOAT32 = 1e-4
+
 # Losses of a few AdamW steps, absolute. Adam divides by the gradient's own size, so rounding in
 # small gradients grows to whole steps; in the loss, ten steps of it stay below this.
 TRAINING_LOSS = 1e-5
