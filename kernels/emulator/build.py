@@ -25,8 +25,6 @@ CHECKED_OPTIONS = ["-DEMU_CHECKED", "-fsanitize=thread,alignment,bounds,signed-i
 # header, and its static variables (cuda_emulator.h keeps a shared array's place in one) are to be
 # each library's own.
 HIDDEN = ["-fvisibility=hidden"]
-# What a kernel's source is compiled with in front of it.
-HEADERS = ["cuda_emulator.h", "worker.h", "vector_types.h", "device_math.h", "warp.h", "atomics.h"]
 
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;")
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"/]+)"', re.MULTILINE)
@@ -85,7 +83,7 @@ def kernels(path: Path, signatures: Signatures, checked: bool) -> Path:
                        f"void emu_kernel_{name}(const char* a) {{ {name}({values}); }}")
     sources["entries.cpp"] = '#include "cuda_emulator.h"\n' + "\n".join(entries) + "\n"
     return library(path.stem, sources, HIDDEN + (CHECKED_OPTIONS if checked else []),
-                   [HERE / name for name in HEADERS])
+                   sorted([*HERE.glob("*.h"), *HERE.glob("include/*.h")]))
 
 
 def translate(path: Path) -> dict[str, str]:
@@ -135,7 +133,8 @@ def library(name: str, sources: dict[str, str], options: list[str], depends: lis
         made, linked = f"{folder}/made.o", f"{folder}/linked.so"
         for file, text in sources.items():
             Path(folder, file).write_text(text, encoding="utf-8")
-        _run([*command, *OPTIONS, *options, f"-I{HERE}", "-c", f"{folder}/{file}", "-o", made])
+        _run([*command, *OPTIONS, *options, f"-I{HERE}", f"-I{HERE}/include",
+              "-c", f"{folder}/{file}", "-o", made])
         # Linked without the sanitizer's option, so that its library is not wanted.
         _run([*command, "-shared", made, "-o", linked])
         os.replace(linked, path)

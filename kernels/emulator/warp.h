@@ -111,23 +111,28 @@ EMU_UNCHECKED inline void emu_match_all(void** lanes, unsigned alive) {
 }
 template <class T>
 inline EmuMatch emu_match(unsigned mask, T value, const char* what, EmuPlace place) {
-    static_assert(sizeof(T) == 4 || sizeof(T) == 8, "a match compares 4 or 8 bytes");
     EmuMatch mine{0, 0, 0};
     memcpy(&mine.bits, &value, sizeof(T));
     emu_warp(mask, &mine, emu_match_all, what, place);
     return mine;
 }
-template <class T>
-inline unsigned __match_any_sync(unsigned mask, T value, EmuPlace place = EmuPlace::here()) {
-    return emu_match(mask, value, "__match_any_sync", place).same;
-}
-template <class T>
-inline unsigned __match_all_sync(unsigned mask, T value, int* all,
-                                 EmuPlace place = EmuPlace::here()) {
-    EmuMatch mine = emu_match(mask, value, "__match_all_sync", place);
-    *all = mine.same == mine.alive;
-    return *all ? mine.alive : 0;
-}
+#define EMU_MATCH(T) \
+    inline unsigned __match_any_sync(unsigned mask, T value, EmuPlace place = EmuPlace::here()) { \
+        return emu_match(mask, value, "__match_any_sync", place).same; \
+    } \
+    inline unsigned __match_all_sync(unsigned mask, T value, int* all, \
+                                     EmuPlace place = EmuPlace::here()) { \
+        EmuMatch mine = emu_match(mask, value, "__match_all_sync", place); \
+        *all = mine.same == mine.alive; \
+        return *all ? mine.alive : 0; \
+    }
+EMU_MATCH(int)
+EMU_MATCH(unsigned)
+EMU_MATCH(long long)
+EMU_MATCH(unsigned long long)
+EMU_MATCH(float)
+EMU_MATCH(double)
+#undef EMU_MATCH
 
 // ---- reductions of integers (sm_80 and later) ----
 
