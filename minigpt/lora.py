@@ -20,16 +20,18 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from minigpt.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from minigpt.files import atomic_write, read_json
-from minigpt.pretrained import PreTrainedModel
 from tensor import Tensor, functional
 from tensor.nn import Conv1D, Module, Parameter
 from tensor.random import default_generator
+
+if TYPE_CHECKING:
+    from minigpt.pretrained import PreTrainedModel
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -194,7 +196,8 @@ def merge_lora(model: PreTrainedModel) -> None:
 def save_lora(model: PreTrainedModel, folder: str | os.PathLike[str], /, base: str = "") -> None:
     """Write the adapters, and a classifier's head that was trained with them, in peft's layout.
 
-    base: the name or folder of the model that was adapted, for the reader's information.
+    base: the name or folder of the model that was adapted, which `from_pretrained` of this folder
+        begins with.
 
     ValueError for a model without adapters.
     """
@@ -255,6 +258,22 @@ def load_lora(model: PreTrainedModel, folder: str | os.PathLike[str], /) -> LoRA
     for name, parameter in _own_heads(model).items():
         parameter.copy_(state[f"{PREFIX}{name}"])
     return config
+
+
+def base_of(folder: Path) -> str | None:
+    """The name or folder of the model that a folder's adapters belong to; None for a folder without
+    adapters. ValueError where it is not said.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        return None
+    base = read_json(file).get("base_model_name_or_path")
+    if not isinstance(base, str):
+        raise ValueError(
+            f"{file} does not say which model these adapters belong to: load that model, then "
+            "load_lora(model, folder)"
+        )
+    return base
 
 
 def _read_config(file: Path) -> LoRAConfig:

@@ -33,6 +33,11 @@ class TrainConfig:
     dropout: float = 0.0
     model: str | None = None  # a folder to start from, whose shape counts; None: fresh weights
     freeze: str = ""  # names of parameters that are not trained: "transformer.wte.*,*.bias"
+    # Small matrices trained beside the frozen weights of `model`, see minigpt.lora; rank 0: none.
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    lora_targets: str = "c_attn,c_proj,c_fc"
     # What it learns, from which text, and what cuts that into tokens.
     task: str = "text"  # "addition", or that of a file of examples, see `labelled`
     data: str | None = None  # text or tokens: a file, a folder; None for Python's own prose
@@ -86,6 +91,11 @@ class TrainConfig:
         for name, known in (("schedule", SCHEDULES), ("order", ORDERS), ("task", TASKS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")
+        if self.lora_rank and (self.model is None or self.freeze):
+            raise ValueError(
+                f"lora_rank={self.lora_rank} adapts the weights of a model, and freezes them all: "
+                "name that one with model (--model), and leave freeze out"
+            )
         if self.patience and not self.eval_every:
             raise ValueError(f"patience={self.patience} counts evaluations: set eval_every, too")
 
@@ -110,7 +120,7 @@ _AT_LEAST = {
     "n_layer": 1, "n_head": 1, "n_embd": 1, "block_size": 2, "max_steps": 1, "batch_size": 1,
     "grad_accumulation": 1, "eval_batches": 1, "keep_checkpoints": 1,
 }  # fmt: skip
-_BELOW = {"dropout": 1, "beta1": 1, "beta2": 1, "seed": 2**63}
+_BELOW = {"dropout": 1, "beta1": 1, "beta2": 1, "lora_dropout": 1, "seed": 2**63}
 
 _TYPE_NAMES: dict[object, str] = {
     int: "a whole number", float: "a number", str: "text", str | None: "text",

@@ -14,6 +14,7 @@ from minigpt.checkpoints.hub import find_folder
 from minigpt.checkpoints.safetensors_file import write_safetensors
 from minigpt.config import CONFIG_FILE, GPT2Config
 from minigpt.loading import load_model
+from minigpt.lora import base_of, load_lora
 from minigpt.surgery import prune_heads, resize_token_embeddings
 from tensor import Tensor
 from tensor.nn import Embedding, Module
@@ -148,6 +149,9 @@ class PreTrainedModel(Module):
         understood, a head that the folder lacks starts anew with a warning, a head that this class
         lacks is left out.
 
+        A folder with LoRA adapters names the model that they belong to: that is loaded, and adapted
+        (`minigpt.lora`).
+
         overrides: configuration values that replace the folder's.
 
         FileNotFoundError, with what was looked for, if something is missing; ValueError naming file
@@ -159,9 +163,15 @@ class PreTrainedModel(Module):
                 f"{str(path)!r} is not a folder; give one that holds {CONFIG_FILE} and "
                 f"{WEIGHTS_FILE}"
             )
-        with open_checkpoint(folder, checksums) as reader:
-            config = GPT2Config.from_pretrained(folder, **overrides)
-            return load_model(cls, config, reader, dtype, device)
+        base = base_of(folder)
+        weights = folder if base is None else find_folder(base, "model")
+        has_config = base is None or (folder / CONFIG_FILE).is_file()
+        with open_checkpoint(weights, checksums) as reader:
+            config = GPT2Config.from_pretrained(folder if has_config else weights, **overrides)
+            model = load_model(cls, config, reader, dtype, device)
+        if base is not None:
+            load_lora(model, folder)
+        return model
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write config.json and model.safetensors as transformers does, whole or not at all.

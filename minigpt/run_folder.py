@@ -39,6 +39,7 @@ COLUMNS = ("step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_s")
 _MODEL_FILES = (
     "model.safetensors", "config.json", "generation_config.json", "vocab.json", "merges.txt",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "pytorch_model.bin",
+    "adapter_config.json", "adapter_model.safetensors",
 )  # fmt: skip
 _STEP_FOLDER = re.compile(r"step-(\d{6,})")
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([^/\\]+)")
@@ -170,7 +171,9 @@ def verify_checkpoint(checkpoint: Path) -> None:
         if found != expected:
             raise DamagedCheckpointError(f"{checkpoint}: {name} is not what was written")
         names.add(name)
-    for required in ("model.safetensors", "optimizer.safetensors", "trainer_state.json"):
+    # What from_pretrained reads: a model, or adapters beside one.
+    weights = "adapter_model" if "adapter_model.safetensors" in names else "model"
+    for required in (f"{weights}.safetensors", "optimizer.safetensors", "trainer_state.json"):
         if required not in names:
             raise DamagedCheckpointError(f"{checkpoint}: {SUMS} has no line for {required}")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from minigpt.checkpoints.safetensors_file import read_safetensors
 from minigpt.config import GPT2Config
 from minigpt.data import Examples
+from minigpt.lora import add_lora
 from minigpt.presets import TrainConfig
 from minigpt.pretrained import PreTrainedModel
 from minigpt.progress import Report, tell
@@ -20,7 +22,7 @@ from tensor import random
 
 FIXED_FIELDS = (
     "task", "n_layer", "n_head", "n_embd", "block_size", "dropout", "model", "freeze", "tokenizer",
-    "seed",
+    "seed", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets",
 )  # fmt: skip
 """What a resumed run can't change: its shape, its vocabulary, its random numbers."""
 
@@ -56,6 +58,9 @@ def new_parts(config: TrainConfig, report: Report | None = None) -> Parts:
                 f"{config.model} only {model.config.vocab_size}: they don't belong together"
             )
     model.to(config.device).train()
+    if config.lora_rank:
+        targets = [name.strip() for name in config.lora_targets.split(",")]
+        add_lora(model, config.lora_rank, config.lora_alpha, config.lora_dropout, targets)
     return Parts(config, model, tokenizer, task.train, task.validation)
 
 
@@ -116,8 +121,15 @@ def saved_parts(
 
 def resumed_config(saved: TrainConfig, changes: Mapping[str, object]) -> TrainConfig:
     """The saved settings with ``changes``; ValueError where they contradict FIXED_FIELDS."""
-    require_same_shape(saved, saved.replace(**changes))
-    return saved.replace(**changes)
+    wanted = saved.replace(**changes)
+    wanted = wanted.replace(model=absolute_folder(wanted.model))
+    require_same_shape(saved, wanted)
+    return wanted
+
+
+def absolute_folder(name: str | None) -> str | None:
+    """The folder ``name`` from anywhere; None, or a name of the Hub, as it is."""
+    return str(Path(name).absolute()) if name is not None and Path(name).is_dir() else name
 
 
 def require_same_shape(saved: TrainConfig, wanted: TrainConfig) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 
 from minigpt.checkpoints.safetensors_file import write_safetensors
 from minigpt.files import atomic_write
+from minigpt.lora import lora_layers, save_lora
 from minigpt.presets import TrainConfig
 from minigpt.pretrained import PreTrainedModel
+from minigpt.run_parts import absolute_folder
 from minigpt.run_setup import Tokenizer
 
 
@@ -22,15 +24,23 @@ def write_checkpoint(
     state: dict[str, Any],
 ) -> None:
     """Fill a checkpoint's folder, see `run_folder`."""
-    save_model(folder, model, tokenizer)
+    save_model(folder, model, tokenizer, state["config"]["model"])
     write_safetensors(folder / "optimizer.safetensors", moments)
     with atomic_write(folder / "trainer_state.json", "w") as file:
         json.dump(state, file, indent=2)
 
 
-def save_model(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer) -> None:
-    """Write what `from_pretrained` of the model and of the tokenizer read."""
-    model.save_pretrained(folder)
+def save_model(
+    folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, base: str | None
+) -> None:
+    """Write what `from_pretrained` of the model and of the tokenizer read. Of a model with LoRA
+    adapters, which started from the model ``base``, only those.
+    """
+    if lora_layers(model):
+        save_lora(model, folder, base=base or "")
+        model.config.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -39,4 +49,5 @@ def saved_config(config: TrainConfig) -> dict[str, object]:
     values = config.to_dict()
     if config.data is not None:
         values["data"] = str(Path(config.data).absolute())
+    values["model"] = absolute_folder(config.model)
     return values

@@ -265,7 +265,7 @@ class Trainer:
         """What is going to happen, in a few lines."""
         shape, config = self.model.config, self.config
         parameters = f"{self.model.num_parameters():,} parameters"
-        if config.freeze:
+        if config.freeze or config.lora_rank:
             parameters += f", {self.model.num_parameters(only_trainable=True):,} of them trained"
         return (
             f"{self.train_data.unit}: {len(self.train_data):,} to train on, "
@@ -383,10 +383,11 @@ class Trainer:
             self.saved_step = self.step
             return
         # In this order: what a full disk cuts short after the checkpoint, no resumed run would do.
-        save_model(self.folder.path, self.model, self.tokenizer)
+        state = self._state()
+        save_model(self.folder.path, self.model, self.tokenizer, state["config"]["model"])
         keep = self.config.keep_checkpoints
         with self.folder.new_checkpoint(self.step, keep, best=self.best_step) as checkpoint:
-            write_checkpoint(checkpoint, self.model, self.tokenizer, moments, self._state())
+            write_checkpoint(checkpoint, self.model, self.tokenizer, moments, state)
         self.saved_step = self.step
         try:
             plot_run(self.folder.log_path, title=self.folder.path.name)

@@ -76,8 +76,15 @@ def test_preparing_tokens_and_training_on_them(tmp_path, monkeypatch, capsys):
     assert "runs/of-tokens" in capsys.readouterr().out
 
 
+def test_fine_tuning_with_adapters(tiny_run, capsys):
+    (line,) = next(block for block in SHELL if "lora_rank" in block).splitlines()
+    run_minigpt(line, "--set", "max_steps=2")
+    assert "runs/adapted" in capsys.readouterr().out
+    run_minigpt("minigpt generate --model runs/adapted --max-new-tokens 3 The")
+
+
 def test_there_is_no_other_shell_block():
-    assert len(SHELL) == 4
+    assert len(SHELL) == 5
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
