@@ -21,6 +21,7 @@ from kernels.array import DeviceArray
 from kernels.device import get_device
 from kernels.launch import Kernel, load
 from tensor import (
+    cuda_attention,
     cuda_elementwise,
     cuda_fused,
     cuda_index,
@@ -31,15 +32,6 @@ from tensor import (
 )
 from tensor.backend import Axes, Shape
 from tensor.cuda_layout import FLOAT, INT, LONG, SUFFIX
-
-
-def _not_there(name: str) -> Any:
-    """A primitive that no kernel does yet."""
-
-    def call(self: CudaBackend, *_: Any, **__: Any) -> Any:
-        raise NotImplementedError(f"{name} has no kernel yet on the device {self.name!r}")
-
-    return call
 
 
 def report() -> list[dict[str, str]]:
@@ -179,8 +171,8 @@ class CudaBackend:
     cross_entropy = cuda_fused.cross_entropy
     cross_entropy_backward = cuda_fused.cross_entropy_backward
     dropout = cuda_fused.dropout
-    attention = _not_there("attention")
-    attention_backward = _not_there("attention_backward")
+    attention = cuda_attention.attention
+    attention_backward = cuda_attention.attention_backward
 
     # --- in place
 
@@ -193,5 +185,3 @@ class CudaBackend:
     scale = cuda_optim.scale
     sgd_step = cuda_optim.sgd_step
     adamw_step = cuda_optim.adamw_step
-
-

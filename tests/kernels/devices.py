@@ -41,9 +41,6 @@ def device(checked: bool = False) -> Device:
     return get_device(NAME, checked)
 
 
-needs_compiler = needs_device
-
-
 def normal(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
     """Normal numbers, float32."""
     rng = np.random.default_rng(seed)

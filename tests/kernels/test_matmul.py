@@ -9,7 +9,7 @@ from tests.kernels.devices import (
     ORDERS,
     backend,
     close,
-    needs_compiler,
+    needs_device,
     normal,
     one_axis_at_a_time,
 )
@@ -25,7 +25,7 @@ SHAPES = one_axis_at_a_time((33, 65, 17)) + [(1, 1, 1), (128, 128, 8), (130, 132
 
 @pytest.fixture(autouse=True)
 def _compiler():
-    needs_compiler()
+    needs_device()
 
 
 def lying(be, x, transposed, gap):

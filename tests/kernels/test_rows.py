@@ -7,7 +7,7 @@ import pytest
 
 from tensor import cuda_fused
 from tensor.cuda_launch import Version
-from tests.kernels.devices import ORDERS, backend, close, needs_compiler, normal
+from tests.kernels.devices import ORDERS, backend, close, needs_device, normal
 from tests.tensor import slow_ops
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ SHAPES = [(1, 1), (33, 65), (65, 33), (2, 1000), (1000, 2), (3, 4100), (5, 64)]
 
 @pytest.fixture(autouse=True)
 def _compiler():
-    needs_compiler()
+    needs_device()
 
 
 def versions(name, kinds, blocks):

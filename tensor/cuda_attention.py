@@ -1,0 +1,212 @@
+"""Attention on CUDA devices: the kernels of `kernels/attention.cu`, whose header explains them.
+
+The plain path writes the (T, S) scores to memory; it is there for the weights, for large heads, and
+to compare with. The others keep memory that grows with T alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kernels.array import DeviceArray
+from tensor import cuda_moving
+from tensor.backend import DropoutMask
+from tensor.cuda_launch import Version, ceil_div
+from tensor.cuda_layout import Launcher, is_aligned
+from tensor.cuda_matmul import product
+from tensor.random import threshold
+
+FEW_QUERIES = 4  # up to so many, a block a query is better than a tile, which holds 64
+LARGEST_TILE = 64  # the largest D that the tiles take
+LARGEST_ROW = 256  # the largest that a block a query takes
+
+
+def attention(
+    be: Launcher,
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    bias: DeviceArray | None,
+    scale: float,
+    causal: bool,
+    dropout: DropoutMask | None,
+    want_weights: bool,
+    version: Version | None = None,
+) -> tuple[DeviceArray, DeviceArray | None, Any]:
+    """softmax(q k^T * scale + bias) v; the weights after dropout where wanted; and each row's
+    maximum and 1 / sum, (B, H, T) each, for the backward.
+    """
+    B, H, T, D = q.shape
+    S = k.shape[2]
+    q, k, v = (_lying(be, x) for x in (q, k, v))
+    top, inverse = be.empty((B, H, T), q.dtype), be.empty((B, H, T), q.dtype)
+    how = version or _best(be, T, S, D, want_weights)
+    if "softmax" in how.name:
+        weights = product(be, q, k, None, False, True)  # (B, H, T, S)
+        _softmax(be, how, weights, bias, top, inverse, scale, causal, dropout)
+        out = product(be, weights, v, None, False, False)
+        return out, weights if want_weights else None, (top, inverse)
+    out = _empty_heads(be, B, H, T, D)
+    if out.size:
+        tiles = how.name.startswith("attention_tiles")
+        be.kernel("attention.cu", how.name)(
+            q.strided, k.strided, v.strided, _strided(bias), out.strided, top, inverse, B * H, H, T,
+            S, D, *(x.strides[:3] for x in (q, k, v, out)), _bias_strides(bias, (B, H, T, S)),
+            scale, int(causal), *_dropping(dropout), *([_vector(D, q, k, v)] if tiles else []),
+            grid=B * H * (ceil_div(T, 64) if tiles else T), block=how.block,
+            shared=0 if tiles else how.block // 32 * D * 4, order=how.order,
+        )  # fmt: skip
+    return out, None, (top, inverse)
+
+
+def attention_backward(
+    be: Launcher,
+    dout: DeviceArray,
+    dweights: DeviceArray | None,
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    out: DeviceArray,
+    bias: DeviceArray | None,
+    scale: float,
+    causal: bool,
+    dropout: DropoutMask | None,
+    stats: Any,
+    version: Version | None = None,
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
+    """-> dq, dk, dv."""
+    B, H, T, D = q.shape
+    S = k.shape[2]
+    if 0 in (B, H, T, S, D):
+        dq, dk, dv = (cuda_moving.full(be, x.shape, 0, x.dtype) for x in (q, k, v))
+        return dq, dk, dv
+    dout, q, k, v, out = (_lying(be, x) for x in (dout, q, k, v, out))
+    plain = dweights is not None or D > LARGEST_TILE
+    how = version or (
+        Version("attention_softmax_backward_warp", be.threads) if plain else
+        Version("attention_tiles_backward", 64)
+    )  # fmt: skip
+    if how.name == "attention_tiles_backward":
+        return _tiles_backward(be, how, dout, q, k, v, out, bias, scale, causal, dropout, stats)
+    p = product(be, q, k, None, False, True)  # (B, H, T, S), as da
+    _softmax(be, Version("attention_softmax_warp", how.block, how.order), p, bias, None, None,
+             scale, causal, None)  # fmt: skip
+    da = product(be, dout, v, None, False, True)
+    warp, rows = how.name.endswith("_warp"), B * H * T
+    be.kernel("attention.cu", how.name)(
+        p, da, None if dweights is None else be.contiguous(dweights), rows, S, scale,
+        *_dropping(dropout),
+        grid=ceil_div(rows, how.block // 32 if warp else how.block), block=how.block,
+        order=how.order,
+    )  # fmt: skip
+    ds, a = da, p
+    return (
+        product(be, ds, k, None, False, False),
+        product(be, ds, q, None, True, False),
+        product(be, a, dout, None, True, False),
+    )
+
+
+def _tiles_backward(
+    be: Launcher,
+    how: Version,
+    dout: DeviceArray,
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    out: DeviceArray,
+    bias: DeviceArray | None,
+    scale: float,
+    causal: bool,
+    dropout: DropoutMask | None,
+    stats: Any,
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
+    B, H, T, D = q.shape
+    S, heads, size = k.shape[2], B * H, _tile(D)
+    top, inverse = stats
+    r = be.empty((B, H, T), q.dtype)
+    be.kernel("attention.cu", "attention_row_products")(
+        dout.strided, out.strided, r, heads, H, T, D, dout.strides[:3], out.strides[:3],
+        grid=ceil_div(heads * T, how.block // 32), block=how.block, order=how.order,
+    )  # fmt: skip
+    dq, dk, dv = (_empty_heads(be, B, H, n, D) for n in (T, S, S))
+    inputs = (dout, q, k, v)
+    arrays = (*(x.strided for x in inputs), _strided(bias), top, inverse, r)
+    strides = [x.strides[:3] for x in inputs]
+    numbers = (_bias_strides(bias, (B, H, T, S)), scale, int(causal), *_dropping(dropout),
+               _vector(D, *inputs))  # fmt: skip
+    be.kernel("attention.cu", f"attention_tiles_backward_queries_{size}")(
+        *arrays, dq.strided, heads, H, T, S, D, *strides, dq.strides[:3], *numbers,
+        grid=heads * ceil_div(T, 32), block=64, order=how.order,
+    )  # fmt: skip
+    be.kernel("attention.cu", f"attention_tiles_backward_keys_{size}")(
+        *arrays, dk.strided, dv.strided, heads, H, T, S, D, *strides, dk.strides[:3],
+        dv.strides[:3], *numbers, grid=heads * ceil_div(S, 32), block=64, order=how.order,
+    )  # fmt: skip
+    return dq, dk, dv
+
+
+def _best(be: Launcher, T: int, S: int, D: int, want_weights: bool) -> Version:
+    if want_weights or D > LARGEST_ROW:
+        return Version("attention_softmax_warp", be.threads)
+    if T <= FEW_QUERIES or D > LARGEST_TILE:
+        return Version("attention_rows", 32 * max(1, min(8, ceil_div(S, 32))))
+    return Version(f"attention_tiles_{_tile(D)}", 128)
+
+
+def _tile(D: int) -> int:
+    return 32 if D <= 32 else 64
+
+
+def _softmax(
+    be: Launcher,
+    how: Version,
+    scores: DeviceArray,
+    bias: DeviceArray | None,
+    top: DeviceArray | None,
+    inverse: DeviceArray | None,
+    scale: float,
+    causal: bool,
+    dropout: DropoutMask | None,
+) -> None:
+    """Scores (B, H, T, S) become weights, in place."""
+    B, H, T, S = scores.shape
+    if B * H * T:
+        warp = how.name.endswith("_warp")
+        be.kernel("attention.cu", how.name)(
+            scores, _strided(bias), top, inverse, B * H, H, T, S, _bias_strides(bias, scores.shape),
+            scale, int(causal), *_dropping(dropout),
+            grid=ceil_div(B * H * T, how.block // 32 if warp else how.block), block=how.block,
+            order=how.order,
+        )  # fmt: skip
+
+
+def _lying(be: Launcher, x: DeviceArray) -> DeviceArray:
+    """x itself where its last axis has no gaps."""
+    return x if x.strides[-1] == 1 or x.shape[-1] == 1 else be.contiguous(x)
+
+
+def _empty_heads(be: Launcher, B: int, H: int, T: int, D: int) -> DeviceArray:
+    """(B, H, T, D) that lies in memory as (B, T, H, D): merging the heads copies nothing."""
+    return be.empty((B, T, H, D)).permute((0, 2, 1, 3))
+
+
+def _strided(bias: DeviceArray | None) -> Any:
+    return None if bias is None else bias.strided
+
+
+def _bias_strides(bias: DeviceArray | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (0, 0, 0, 0) if bias is None else bias.expand(shape).strides
+
+
+def _dropping(mask: DropoutMask | None) -> tuple[int, int, int, int, float]:
+    """Whether there is a dropout, its seed, draw, threshold and factor."""
+    if mask is None:
+        return 0, 0, 0, 0, 1.0
+    return 1, mask.seed, mask.draw, threshold(mask.p), 1 / (1 - mask.p)
+
+
+def _vector(D: int, *arrays: DeviceArray) -> int:
+    """1 if all rows can be loaded four floats at a time."""
+    steps = [step for x in arrays for step in (D, *x.strides[:3])]
+    return int(is_aligned(*arrays) and all(step % 4 == 0 for step in steps))
