@@ -79,7 +79,7 @@ def checked_weights_dtype(dtype: str, device: str) -> np.dtype:
             "out"
         )
     try:
-        wanted = np.dtype(dtype)
+        wanted = np.dtype(dtype if dtype is not None else object)  # NumPy's default is float64
     except TypeError:
         wanted = np.dtype(object)
     if wanted not in (np.dtype("float32"), np.dtype("float64")):

@@ -98,9 +98,10 @@ class Reader(ABC):
             flat = out.reshape(-1)  # (size,)
             narrow = flat.view(raw)[-out.size :]  # (size,), the last bytes
             self.read_raw(name, narrow.reshape(out.shape))
-            for start in range(0, out.size, _BLOCK):
-                block = slice(start, start + _BLOCK)
-                flat[block] = widened(narrow[block], stored.dtype)
+            with np.errstate(invalid="ignore"):  # some processors flag NaNs
+                for start in range(0, out.size, _BLOCK):
+                    block = slice(start, start + _BLOCK)
+                    flat[block] = widened(narrow[block], stored.dtype)
         else:
             array = np.empty(out.shape, raw)
             self.read_raw(name, array)
