@@ -189,7 +189,7 @@ def _read_member(f: BinaryIO, member: Member, where: str) -> bytes:
 def _read_legacy(f: BinaryIO, source: str) -> _Contents:
     size = os.fstat(f.fileno()).st_size
     f.seek(0)
-    data = f.read(MAX_BYTES)
+    data = f.read(min(size, MAX_BYTES))
     values: list[Any] = []
     position = 0
     for what in ("magic number", "version", "facts", "dict", "keys"):
