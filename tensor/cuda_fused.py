@@ -16,7 +16,8 @@ from tensor.cuda_layout import LONG, Launcher, is_aligned
 from tensor.random import threshold
 
 LONG_ROW = 1024  # from so many columns on, a block works on a row instead of a warp
-SHARED_FLOATS = 12 * 1024  # that fit the shared memory which every GPU gives a block
+# What fits the shared memory that every GPU gives a block, beside the 64 floats of block_sums.
+SHARED_FLOATS = 12 * 1024 - 64
 
 # --- softmax
 
