@@ -306,7 +306,7 @@ for step in range(3):
 # Start it, and watch. The dotted line is the one who knows nothing. It takes two to four minutes.
 
 # %%
-config = TrainConfig(max_steps=steps, batch_size=12, block_size=T, lr=1e-3,
+config = TrainConfig(max_steps=steps, batch_size=12, block_size=T, lr=3e-3,
                      warmup_steps=steps // 12)
 trainer = Trainer(config, model, tokenizer, train_data, validation_data, out, report=None)
 curve = pictures.LossCurve(steps, ignorance=math.log(V))
