@@ -70,9 +70,7 @@ from tutorials import pictures_01 as pictures
 # Should `w` be larger or smaller? And how much does it matter? Nudge it and see.
 
 # %%
-x, y = 3.0, 10.0
-
-def loss_of(w, b=1.0):
+def loss_of(w, b=1.0, x=3.0, y=10.0):
     return (w * x + b - y) ** 2
 
 nudge = 0.001
@@ -116,7 +114,7 @@ pictures.draw_slope(loss_of, w=2.0, slope=-18.0)
 # nudged anything.
 
 # %%
-w, b = 2.0, 1.0
+w, b, x, y = 2.0, 1.0, 3.0, 10.0
 
 # forward: the values
 p = w * x           # 6
@@ -146,6 +144,7 @@ print(f"L = {L:g}, de = {de:g}, ds = {ds:g}, dp = {dp:g}, db = {db:g}, dw = {dw:
 # `L.backward()` walks back, and leaves the slopes in `.grad`.
 
 # %%
+x, y = 3.0, 10.0
 w, b = Tensor(2.0, requires_grad=True), Tensor(1.0, requires_grad=True)
 p = (w * x).retain_grad()       # only w and b keep their slopes, unless we ask for more
 s = (p + b).retain_grad()
@@ -171,8 +170,9 @@ print("L was made by", type(L.creator).__name__, "from results of", sources)
 show_source(type(L.creator))
 
 # %% [markdown]
-# `self.backend.mul` is NumPy's `*` on this machine; on a GPU it is another. With our numbers:
-# a = b = −3 and dy = 1, so `da` = −3 and `db` = −3. Both belong to `e`, so the walk adds them: −6.
+# `self.backend.mul` is NumPy's `*` on this machine; on a GPU it is another. With our numbers: a = b
+# = −3 and dy = 1, so `da` = −3 and `db` = −3. Both belong to `e`, so the walk adds them: −6.
+# (`needs_grad` saves work: no slope is computed for an input that nobody asked about.)
 #
 # ## 4. Downhill
 #
@@ -187,7 +187,7 @@ show_source(type(L.creator))
 # Before you run the next cell, guess: what happens with a rate of 0.05? And of 0.11?
 
 # %%
-def descend(lr, steps=8):
+def descend(lr, steps=8, x=3.0, y=10.0):
     w, b = Tensor(2.0, requires_grad=True), Tensor(1.0, requires_grad=True)
     optimizer = optim.SGD([w, b], lr=lr)
     losses = []
@@ -309,7 +309,7 @@ pictures.draw_softmax(before, after, changed="second score + 0.4")
 # > dx[j] = y[j] · dy[j] − y[j] · (sum over i of dy[i] · y[i])
 #
 # or, shorter, **dx = y · (dy − sum(dy · y))**. In words: a score's slope is its share, times how
-# much *better than average* that choice is.
+# far that choice's `dy` lies above the average `dy`.
 
 # %%
 x = Tensor(scores, requires_grad=True)
@@ -326,7 +326,8 @@ print("library:", x.grad.numpy())
 # broadcast add again; then softmax. `cross_entropy` is softmax and the loss in one: minus the log
 # of the share that the right answer got. (Lesson 2 starts from there.)
 #
-# Nobody writes a backward pass here. You have just written all of it but `tanh`.
+# Nobody writes a backward pass here. You have just worked out nearly all of it: only `tanh` and the
+# log are missing.
 
 # %%
 rng = np.random.default_rng(0)
@@ -392,9 +393,11 @@ print("largest error:", gradcheck(lambda *ws: cross_entropy(network(inputs, *ws)
 # first, and compares with the library and with finite differences. If something is wrong, it says
 # what, and then shows the numbers. Everything is a NumPy array here, no Tensor.
 #
-# When you are stuck, or done: `show_solution("01.1")` in a new cell.
+# When you are stuck, or done: `show_solution("01.1")` in a new cell. If you come back another day,
+# the set-up cell is all that the exercises need.
 #
-# **01.1** Multiply, for `a` and `b` of the same shape.
+# **01.1** Multiply, for `a` and `b` of the same shape. `dy` has the shape of `y`. Return the value
+# and both gradients.
 
 # %%
 def my_multiply(a, b, dy):

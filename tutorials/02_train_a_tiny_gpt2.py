@@ -140,9 +140,11 @@ print("shifted by one:      ", repr(tokenizer.decode(targets[0, :12])))
 # −ln(1/1024) = ln 1024 = **6.93**. That is where our model must begin.
 #
 # And the gradient? In lesson 1 the scores 0 and ln 3 had the shares 0.25 and 0.75. Let the first be
-# right. Its share should rise to 1, so it lacks 0.75. The second's should fall to 0, so it has
-# 0.75 too much. That is the gradient: **share minus answer**, here 0.25 − 1 and 0.75 − 0. Softmax
-# and logarithm cancel, and nothing simpler could come out.
+# right. Its share should rise to 1, so it lacks 0.75. The second's should fall to 0, so it has 0.75
+# too much. That is the gradient: **share minus answer**, here 0.25 − 1 and 0.75 − 0. Lesson 1's
+# rule says the same. The slope of −ln p is −1/p, so dy is −4 for the first share and 0 for the
+# second; sum(dy · y) is −4 · 0.25 = −1; and y · (dy + 1) is 0.25 · (−3) = −0.75 and 0.75 · 1 =
+# 0.75.
 
 # %%
 pictures.draw_surprise({"1": 1.0, "1/2": 1 / 2, "1/4": 1 / 4, "1/1024": 1 / 1024})
@@ -232,15 +234,13 @@ talk("The object is")
 
 # %%
 sentence = "If the object is not a string, the object is returned."
-sentence_ids = tokenizer.encode(sentence)
 
-def look():
-    """The attention weights of each layer for the sentence: a list of (H, T, T)."""
-    output = model([sentence_ids], output_attentions=True)
+def look(sentence):
+    """The attention weights of each layer for a sentence: a list of (H, T, T)."""
+    output = model([tokenizer.encode(sentence)], output_attentions=True)
     return [weights.numpy()[0] for weights in output.attentions]
 
-before = look()
-pictures.draw_heads(before, "before training")
+pictures.draw_heads(look(sentence), "before training")
 
 # %% [markdown]
 # ## 5. AdamW: a better step
@@ -286,7 +286,7 @@ pictures.draw_paths(height, {
 #
 # ## 6. Training
 #
-# Everything is there. One step of training, in the open:
+# Everything is there. Three steps of training, in the open:
 
 # %%
 optimizer = optim.AdamW(model.parameters(), lr=1e-3)
@@ -324,15 +324,15 @@ print(f"before: {curve.ignorance:.2f} nats per token; after: {trainer.validation
 # %% [markdown]
 # How to read it:
 #
-# - **The cliff at the start** takes tens of steps. The model learns which tokens are frequent. That
-#   is worth much, and easy.
+# - **The steep start.** In about a hundred steps the model learns which tokens are frequent. That
+#   is easy, and worth much.
 # - **The slow slope** is everything else: which letters make a word, which words follow which.
 # - **The gap.** Training loss falls below validation loss. The model has seen its training text
 #   several times by now and begins to know it by heart. On hidden text that does not help. With
 #   more text the gap would close.
 #
 # A loss is a surprise. exp turns it back into a number of choices: how many equally likely tokens
-# would leave one as unsure? It began with 1024. And now? (The cell says.) What it writes:
+# would leave one as unsure? It began with 1024. See what it is now, and what it writes.
 
 # %%
 print(f"as unsure as among {math.exp(trainer.validation_loss):.0f} tokens\n")
@@ -349,8 +349,7 @@ talk("If the class", seed=1)
 # The same sentence, the same 16 heads:
 
 # %%
-after = look()
-pictures.draw_heads(after, "after training")
+pictures.draw_heads(look(sentence), "after training")
 
 # %% [markdown]
 # They have come to prefer something. A dark *column* is a word that all later words look at. A dark
@@ -372,12 +371,16 @@ sharp = sharpness(model)
 print("a model before training:", sharpness(GPT2LMHeadModel(shape)).round(2), sep="\n")
 print("ours, a row for each layer:", sharp.round(2), sep="\n")
 layer, head = np.unravel_index(sharp.argmax(), sharp.shape)
-pictures.draw_head(after[layer][head], [tokenizer.decode([i]) for i in sentence_ids],
-                   f"the sharpest: layer {layer}, head {head}, after training")
+
+sentence = "If the object is not a string, the object is returned."     # or another one
+tokens = [tokenizer.decode([i]) for i in tokenizer.encode(sentence)]
+pictures.draw_head(look(sentence)[layer][head], tokens, f"the sharpest: layer {layer}, head {head}")
 
 # %% [markdown]
-# Read it row by row: this word looks at that one. Can you see what the head is after? Change
-# `sentence` above, run `after = look()` again, and test your guess.
+# Read it row by row: this word looks at that one. In the run that this was written with, the
+# sharpest head had found the articles. Every word looked for the last "the" or "a", as if it asked:
+# is a noun due? Yours may be after something else. Change `sentence` in the cell and test your
+# guess.
 #
 # ## 8. Save it, reload it, talk to it
 #
@@ -391,10 +394,11 @@ for file in sorted(out.iterdir()):
     if file.is_file():
         print(f"{file.stat().st_size:>10,} bytes  {file.name}")
 
-saved_scores = model([sentence_ids]).logits.numpy()
+ids = tokenizer.encode(sentence)
+saved_scores = model([ids]).logits.numpy()
 model = GPT2LMHeadModel.from_pretrained(out)
 tokenizer = GPT2Tokenizer.from_pretrained(out)
-print("\nthe same scores as before:", (model([sentence_ids]).logits.numpy() == saved_scores).all())
+print("\nthe same scores as before:", (model([ids]).logits.numpy() == saved_scores).all())
 
 # %% [markdown]
 # This one is yours. Change the text, the `seed`, or the number of tokens (the model sees 64 at
@@ -410,8 +414,11 @@ talk("Python is", tokens=50, seed=3)
 # python -m minigpt generate --model runs/lesson-02 "Python is"
 # ```
 #
-# And on a text of your own: put `TrainConfig`, tokenizer and all into one line,
-# `python -m minigpt train --data my-text.txt --out runs/mine`.
+# And this lesson in one line, for a text of your own:
+#
+# ```sh
+# python -m minigpt train --data my-text.txt --out runs/mine
+# ```
 #
 # ## Summary
 #
@@ -425,6 +432,8 @@ talk("Python is", tokens=50, seed=3)
 # The published GPT-2 differs in size, in the text, and in patience. Not in kind.
 #
 # ## Exercises
+#
+# They need nothing but the set-up cell. Solutions: `show_solution("02.1")`.
 #
 # **02.1** One step of AdamW. All of `p` (the numbers), `g` (their slopes), `m` and `v` are NumPy
 # arrays of one shape. `step` is 1 in the first step. Return the new `p`, `m` and `v`.

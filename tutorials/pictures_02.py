@@ -80,7 +80,7 @@ def draw_surprise(marks: Mapping[str, float]) -> None:
                       textcoords="offset points")
         told.append(f"{loss:.2f} at p = {name}")
     axes.set(xlabel="p, the share that the right token got", ylabel="loss, −ln p",
-             xlim=(-0.02, 1.18), ylim=(-0.2, 7))
+             xlim=(-0.02, 1.18), ylim=(-0.2, 7.6))
     show(figure, "The loss −ln p falls from infinity at p = 0 to 0 at p = 1, steeply at first: "
          + ", ".join(told) + ".")
 
