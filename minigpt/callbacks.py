@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpt.files import atomic_write
-from minigpt.presets import TrainConfig
 
 if TYPE_CHECKING:
     from minigpt.training import StepStats, Trainer, TrainResult
@@ -51,8 +50,3 @@ class Samples(Callback):
         folder.mkdir(exist_ok=True)
         with atomic_write(folder / f"step-{trainer.step:06d}.txt", "w") as file:
             file.write(trainer.sample() + "\n")
-
-
-def standard_callbacks(config: TrainConfig) -> list[Callback]:
-    """Those that the settings of a run ask for."""
-    return [Samples(config.sample_every)] if config.sample_every else []

@@ -1,5 +1,5 @@
 """The command line: `minigpt train`, `generate`, `eval`, `verify`, `tokenize`, `prepare`,
-`download`, `doctor`, `convert`, `info`.
+`plot`, `download`, `doctor`, `convert`, `info`.
 
 Exit codes: 0, 1 when a model that is verified fails, 2 for a user's error with one line on stderr,
 130 when a signal stopped the work (training saves a checkpoint first).
@@ -21,6 +21,7 @@ from minigpt import (
     cli_download,
     cli_eval,
     cli_info,
+    cli_plot,
     cli_tokenize,
     cli_train,
     cli_verify,
@@ -188,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
         verbs.add_parser("verify", help="check a model, and us with it", allow_abbrev=False)
     )
     _add_prepare(verbs.add_parser("prepare", help="turn text into tokens", allow_abbrev=False))
+    cli_plot.add_options(verbs.add_parser("plot", help="draw runs together", allow_abbrev=False))
     cli_download.add_options(
         verbs.add_parser("download", help="fetch a model from the Hub", allow_abbrev=False)
     )

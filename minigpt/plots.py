@@ -50,6 +50,8 @@ def smooth(values: Sequence[float], radius: int) -> list[float]:
     """Mean of each value and up to ``radius`` on either side, as many on the left as on the right
     (so that the curve neither lags nor bends at its ends).
     """
+    if radius == 0:
+        return list(values)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     means = []
     for i in range(len(values)):

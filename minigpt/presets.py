@@ -63,6 +63,8 @@ class TrainConfig:
     checkpoint_every: int = 200  # and whenever an evaluation is the best so far
     keep_checkpoints: int = 2  # the newest ones; the best stays as well
     sample_every: int = 0
+    layers_every: int = 0  # sizes of gradients and activations, layer by layer
+    tensorboard: bool = True  # event files, where its package is installed
     sample_tokens: int = 200
     # Less memory, for more time.
     recompute: bool = False  # each block a second time in the backward pass, see tensor.recompute

@@ -2,7 +2,7 @@
 
     runs/tiny/
         config.json  model.safetensors  ...   the newest model, in the Hub's layout
-        log.csv  loss.png  samples/
+        log.csv  loss.png  layers.csv  samples/  tensorboard/
         checkpoints/step-000500/              all that is needed to go on from step 500
             config.json  model.safetensors  ...   the model and its tokenizer
             optimizer.safetensors                 AdamW's moments
@@ -20,7 +20,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -140,8 +140,10 @@ class RunFolder:
         self.remove_unfinished()
         for sample in self.samples_path.glob("step-*.txt"):
             sample.unlink()
-        for name in (*_MODEL_FILES, "log.csv", "loss.png"):
+        for name in (*_MODEL_FILES, "log.csv", "loss.png", "layers.csv"):
             (self.path / name).unlink(missing_ok=True)
+        for events in (self.path / "tensorboard").glob("events.out.tfevents.*"):
+            events.unlink()
 
 
 def checkpoint_step(checkpoint: Path) -> int:
@@ -201,14 +203,17 @@ def _sha256(path: Path) -> str:
 class RunLog:
     """``log.csv``: one row a step, each step once, in order. A context manager."""
 
-    def __init__(self, path: Path, step: int):
+    def __init__(self, path: Path, step: int, columns: Sequence[str] = COLUMNS):
         """Open the log to go on after ``step``: later rows, which a killed run left behind, are
         dropped, and so is a row that is cut short. A run at step 0 begins with an empty log.
+
+        columns: their names, "step" first.
         """
         self.path = path
-        rows = [row for row in _rows(path) if 0 < step and int(row[0]) <= step]
+        self.columns = columns
+        rows = [row for row in _rows(path, len(columns)) if 0 < step and int(row[0]) <= step]
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
+        csv.writer(text, lineterminator="\n").writerows([columns, *rows])
         with atomic_write(path, "wb") as file:
             file.write(text.getvalue().encode())
         self.last_step = int(rows[-1][0]) if rows else -1
@@ -219,18 +224,22 @@ class RunLog:
         if step <= self.last_step:
             return
         cells = [str(step)]
-        for column in COLUMNS[1:]:
+        for column in self.columns[1:]:
             value = values.get(column)
             cells.append("" if value is None else f"{value:.7g}")
         self._file.write(",".join(cells) + "\n")
         self._file.flush()
         self.last_step = step
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        self.close()
 
 
 class NoLog:
@@ -251,7 +260,7 @@ def _is_log(path: Path) -> bool:
         return file.readline(1000) == (",".join(COLUMNS) + "\n").encode()
 
 
-def _rows(path: Path) -> list[list[str]]:
+def _rows(path: Path, columns: int) -> list[list[str]]:
     """The whole rows of a log, in order of their steps; none where there is no log."""
     rows: list[list[str]] = []
     if not path.exists():
@@ -259,7 +268,7 @@ def _rows(path: Path) -> list[list[str]]:
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         for line in file:
             row = line.removesuffix("\n").split(",")
-            whole = line.endswith("\n") and len(row) == len(COLUMNS) and row[0].isdecimal()
+            whole = line.endswith("\n") and len(row) == columns and row[0].isdecimal()
             if whole and (not rows or int(row[0]) > int(rows[-1][0])):
                 rows.append(row)
     return rows

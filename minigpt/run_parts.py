@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from minigpt import tensorboard
+from minigpt.callbacks import Callback, Samples
 from minigpt.checkpoints.safetensors_file import read_safetensors
 from minigpt.config import GPT2Config
 from minigpt.data import Examples
+from minigpt.layer_statistics import LayerStatistics
 from minigpt.lora import add_lora
 from minigpt.presets import TrainConfig
 from minigpt.pretrained import PreTrainedModel
@@ -158,3 +161,15 @@ def refuse_to_overwrite(folder: RunFolder, overwrite: bool) -> None:
     raise FileExistsError(
         f"{folder.path} holds {found}--overwrite replaces what is there, --out names another folder"
     )
+
+
+def callbacks_for(config: TrainConfig) -> list[Callback]:
+    """What is to look on at a run, according to its settings."""
+    wanted: list[Callback] = []
+    if config.sample_every:
+        wanted.append(Samples(config.sample_every))
+    if config.layers_every:
+        wanted.append(LayerStatistics(config.layers_every))
+    if config.tensorboard and tensorboard.is_installed():
+        wanted.append(tensorboard.TensorBoard())
+    return wanted

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.callbacks import Callback, standard_callbacks
+from minigpt.callbacks import Callback
 from minigpt.data import Batch, Examples
 from minigpt.diagnosis import out_of_memory, require_finite
 from minigpt.distributed import (
@@ -35,7 +35,7 @@ from minigpt.presets import TrainConfig
 from minigpt.pretrained import PreTrainedModel
 from minigpt.progress import Progress, Report, StopOnSignal, tell
 from minigpt.run_folder import NoLog, RunFolder, RunLog
-from minigpt.run_parts import new_parts, refuse_to_overwrite, saved_parts
+from minigpt.run_parts import callbacks_for, new_parts, refuse_to_overwrite, saved_parts
 from minigpt.run_setup import Tokenizer
 from minigpt.run_state import save_model, saved_config, write_checkpoint
 from minigpt.sampling import generate_beyond_context
@@ -118,7 +118,7 @@ class Trainer:
         self.processes.timeout = config.rank_timeout
         self.writes = self.processes.rank == 0
         self.report = report if self.writes else None
-        self.callbacks = [*callbacks, *standard_callbacks(config)] if self.writes else []
+        self.callbacks = [*callbacks, *callbacks_for(config)] if self.writes else []
         self.interrupted = False  # by a signal, to any of the processes
         self.step = 0
         self.rows = 0  # windows that were trained on so far, by all processes together
