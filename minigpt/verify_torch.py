@@ -22,12 +22,7 @@ import numpy as np
 
 from minigpt.evaluation import evaluation_mode
 from minigpt.heads import GPT2LMHeadModel
-from minigpt.tolerances import (
-    Comparison,
-    compare,
-    compare_gradients,
-    compare_output,
-)
+from minigpt.tolerances import Comparison, compare, compare_activations, compare_gradients
 from tensor import Tensor, no_grad
 
 ROWS, LONGEST = 2, 48       # of the random ids that both models get: (2, 48), or the context
@@ -285,10 +280,10 @@ def _parts(
     def alone(layer: int, name: str, kind: str, module: Any) -> Part:
         entered, left = trace[name]
         y = module(Tensor(entered, device=ours.device)).numpy()
-        return Part(layer, kind, True, compare_output(name, y, left))
+        return Part(layer, kind, True, compare_activations(name, y, left))
 
     def through(layer: int, name: str, kind: str, y: Tensor, theirs: np.ndarray) -> Part:
-        return Part(layer, kind, False, compare_output(name, y.numpy(), theirs))
+        return Part(layer, kind, False, compare_activations(name, y.numpy(), theirs, layer + 2))
 
     with evaluation_mode(ours):
         out = ours(ids, output_hidden_states=True, output_attentions=True, use_cache=False)

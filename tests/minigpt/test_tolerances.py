@@ -101,3 +101,29 @@ def test_a_gradient_of_rounding_alone_is_measured_by_the_model():
 def test_gradients_of_other_parameters_are_refused():
     with pytest.raises(ValueError, match=r"missing \['wte'\], unexpected \['wpe'\]"):
         tolerances.compare_gradients({"wpe": np.zeros(2)}, {"wte": np.zeros(2)})
+
+
+def test_massive_activations_are_compared_on_their_own_scale():
+    rng = np.random.default_rng(0)
+    reference = rng.standard_normal((1000,)).astype(np.float32)
+    reference[3] = 3000                         # rms 95
+    ours = reference.copy()
+    ours[3] += 0.02                             # under 1e-5 of 3000
+    assert not tolerances.compare_output("h", ours, reference).ok
+    found = tolerances.compare_activations("h", ours, reference)
+    assert found.ok and found.index == (3,) and found.reference == 3000
+    assert found.difference == pytest.approx(0.02, rel=1e-2)
+    assert found.allowed == pytest.approx(0.03, rel=1e-3)
+    ours[3], ours[5] = 3000, reference[5] + 0.002
+    found = tolerances.compare_activations("h", ours, reference)
+    assert not found.ok and found.index == (5,)
+    assert found.allowed == pytest.approx(tolerances.output_tolerance(reference))
+    assert tolerances.compare_activations("h", ours, reference, layers=3).ok
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_activations_that_are_no_numbers(value):
+    reference = np.array([1.0, value], np.float32)
+    assert tolerances.compare_activations("h", reference, reference).ok
+    assert not tolerances.compare_activations("h", np.ones(2, np.float32), reference).ok
+    assert tolerances.compare_activations("h", reference[:0], reference[:0]).ok
