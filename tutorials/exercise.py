@@ -28,7 +28,7 @@ class Wrong(Exception):  # noqa: N818 - an answer is wrong, nothing failed
 
 def call_with_arrays(exercise: Exercise, function: Callable[..., Any], inputs: Inputs) -> Any:
     """Call the answer as most exercises have it: arrays in, a tuple of arrays out."""
-    return function(**inputs)
+    return function(*inputs.values())
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _require_signature(exercise: Exercise, function: Any) -> None:
     if not callable(function):
         raise Wrong(f"give check the function itself: {name}, without parentheses after it")
     try:
-        inspect.signature(function).bind(**dict.fromkeys(exercise.arguments))
+        inspect.signature(function).bind(*exercise.arguments)
     except TypeError as error:
         raise Wrong(f"the function should be {exercise.signature}: {error}") from None
     except ValueError:
@@ -157,7 +157,9 @@ def _told(error: Exception, function: Any, inputs: Inputs) -> str:
     if "Ellipsis" in str(error) or "ellipsis" in str(error):
         return f"there is still a `...`{place}: that is where your formula goes"
     hint = ""
-    if isinstance(error, ValueError) and ("matmul" in str(error) or "broadcast" in str(error)):
+    if isinstance(error, ValueError) and "reshape" in str(error):
+        hint = "\nA reshape only rearranges numbers. To make fewer of them, sum first."
+    elif isinstance(error, ValueError) and ("matmul" in str(error) or "broadcast" in str(error)):
         hint = "\nSizes that do not fit: is there a transpose (.T) or keepdims=True missing?"
     return (
         f"the function stopped with {type(error).__name__}{place}: {error}\n"

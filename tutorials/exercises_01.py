@@ -162,6 +162,9 @@ def _matmul_slips(inputs: Inputs) -> Iterator[Slip]:
     for name, left, right, words in orders:
         if left.shape[1] == right.shape[0]:
             yield name, left @ right, words
+        if left.shape == right.shape:
+            yield name, left * right, "* multiplies number by number; rows times columns is @"
+            yield name, left * right.T, "* multiplies number by number; rows times columns is @"
 
 
 MATMUL = Exercise(

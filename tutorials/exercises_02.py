@@ -104,6 +104,8 @@ def _adamw_step_slips(
         (p * (1 + lr * decay) - move, "weight decay has the wrong sign: p should shrink"),
         (shrunk - move - lr * lr * decay * p, "weight decay was taken twice"),
     ]  # fmt: skip
+    times = lr * (m / (1 - b1 * step)) / (np.sqrt(v / (1 - b2 * step)) + eps)
+    wrong_steps.append((shrunk - times, "beta * step is a product; here it is a power, beta**step"))
     for shift in (-1, 1):
         d1, d2 = 1 - b1 ** (step + shift), 1 - b2 ** (step + shift)
         wrong = shrunk - lr * np.divide(m, d1) / (np.sqrt(np.divide(v, d2)) + eps)

@@ -99,6 +99,7 @@ WRONG = [
     ("01.1", lambda a, b, dy: (a * b, ..., ...), "da is still `...`"),
     ("01.1", lambda a, b, dy: (a * b, "dy * b", dy * a), "no array of numbers but str"),
     ("01.1", lambda a, b: a * b, "my_multiply(a, b, dy) -> y, da, db"),
+    ("01.1", lambda p, q, g: (p * q, g * p, g * q), "da and db are swapped"),   # names are free
     ("01.1", changes_its_input, "changed its input dy in place"),
     ("01.1", zip_the_rows, 'stopped with RuntimeError at `raise RuntimeError("no idea")`'),
     ("01.1", np.array([1.0]), "without parentheses"),
@@ -110,12 +111,14 @@ WRONG = [
      "Its numbers are right: reshape it"),
     ("01.2", lambda a, b, dy: (a + b, dy, -dy.sum(axis=0)), "wrong sign"),
     ("01.2", lambda a, b, dy: (a + b, dy, b), "an input itself"),
+    ("01.2", lambda a, b, dy: (a + b, dy, dy.reshape(b.shape)), "sum first"),
     ("01.3", lambda a, b, dy: (a @ b, dy @ b, a @ dy), "b must be transposed"),
     ("01.3", lambda a, b, dy: (a @ b, (dy @ b.T).T, a.T @ dy), "transposed"),
     ("01.3", lambda a, b, dy: (a @ b, dy @ b.T, dy @ a.T), "the order is wrong"),
     ("01.3", lambda a, b, dy: (a @ b, a.T @ dy, dy @ b.T), "da and db are swapped"),
     ("01.3", lambda a, b, dy: (a * b, dy @ b.T, a.T @ dy), "number by number"),
     ("01.3", lambda a, b, dy: (a @ b, b.T, a.T), "dy is missing"),
+    ("01.3", lambda a, b, dy: (a @ b, dy * b.T, a.T * dy), "number by number"),
     ("01.4", softmax_with(lambda y, dy: y * dy), "the other scores are missing"),
     ("01.4", softmax_with(lambda y, dy: y * (1 - y) * dy), "own score alone"),
     ("01.4", softmax_with(lambda y, dy: y * ((dy * y).sum(-1, keepdims=True) - dy)), "wrong sign"),
@@ -134,6 +137,8 @@ WRONG = [
     ("02.1", adamw_with({"move": lambda n: n["mh"] / np.sqrt(n["vh"] + n["eps"])}),
      "eps is inside the square root"),
     ("02.1", adamw_with({"move": lambda n: n["g"]}), "plain gradient descent"),
+    ("02.1", adamw_with({"move": lambda n: n["m"] / (1 - n["b1"] * n["step"]) / (
+        np.sqrt(n["v"] / (1 - n["b2"] * n["step"])) + n["eps"])}), "it is a power"),
     ("02.1", adamw_with({"m": lambda n: n["m"] * n["b1"] + n["g"]}), "(1 - beta1)"),
     ("02.1", adamw_with({"m": lambda n: n["b1"] * n["m"]
                          + (1 - n["b1"]) * (n["g"] + n["wd"] * n["p"])}), "decoupled"),
