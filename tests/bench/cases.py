@@ -15,7 +15,7 @@ class Case:
     """One measurement. `kind` is a function of `ours.py` and `theirs.py`."""
 
     name: str
-    kind: str  # "decode", "prefill", "train" or "start"
+    kind: str  # "decode", "prefill", "train", "load" …
     shape: tuple[int, int, int, int] = GPT2_124M
     B: int = 1
     T: int = 64  # decode: the length of the prompt
@@ -33,6 +33,7 @@ CASES = [
     Case("train 124M B=1 T=1024", "train", B=1, T=1024, repeats=2, aim=0.60),
     Case("train 384 wide B=8 T=256", "train", SMALL, B=8, T=256, repeats=4, aim=0.75),
     Case("train 128 wide B=12 T=64", "train", TINY, B=12, T=64, repeats=30, aim=0.65),
+    Case("load 124M", "load", repeats=5, aim=0.3),
     Case("import", "imports", repeats=3, aim=0.3),
     Case("start to first token", "start", TINY, repeats=3, aim=0.3),
 ]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tests.bench.cases import Case, model_arguments
+from tests.bench.folders import model_folder
 
 Step = Callable[[], object]
 
@@ -69,6 +70,14 @@ def train(case: Case) -> Step:
         optimizer.zero_grad()
 
     return step
+
+
+def load(case: Case) -> Step:
+    """From a file in safetensors format, which is in the page cache, to a model."""
+    from minigpt import GPT2LMHeadModel
+
+    folder = model_folder(case)
+    return lambda: GPT2LMHeadModel.from_pretrained(folder.name)
 
 
 def imports(case: Case) -> Step:

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 
 from tests.bench.cases import Case, model_arguments
+from tests.bench.folders import model_folder
 from tests.bench.ours import Step
 
 
@@ -73,6 +74,14 @@ def train(case: Case) -> Step:
         optimizer.zero_grad()
 
     return step
+
+
+def load(case: Case) -> Step:
+    """From a file in safetensors format, which is in the page cache, to a model."""
+    from transformers import GPT2LMHeadModel
+
+    folder = model_folder(case)
+    return lambda: GPT2LMHeadModel.from_pretrained(folder.name)
 
 
 def imports(case: Case) -> Step:
