@@ -66,7 +66,7 @@ def product(
     """
     M, K = a.shape[:-3:-1] if transpose_a else a.shape[-2:]
     N = b.shape[-2] if transpose_b else b.shape[-1]
-    leading = broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    leading = _broadcast(a.shape[:-2], b.shape[:-2])
     c = be.empty((*leading, M, N), a.dtype)
     if c.size == 0:
         return c
@@ -74,8 +74,11 @@ def product(
     b, ldb, transpose_b = _lying(be, b, transpose_b)
     batches = math.prod(leading)
     version = version or _best(be, M, N, batches)
-    batch = leading or (1,)
-    strides = [x.expand((*leading, *x.shape[-2:])).strides[:-2] or (0,) for x in (a, b)]
+    batch: Shape = (1,)
+    strides: list[Shape] = [(0,), (0,)]
+    if leading:
+        batch = leading
+        strides = [x.expand((*leading, *x.shape[-2:])).strides[:-2] for x in (a, b)]
     be.kernel("matmul.cu", version.name)(
         a.strided, b.strided, None if bias is None else be.contiguous(bias), c, M, N, K, lda, ldb,
         int(transpose_a), int(transpose_b), int(gelu), len(batch), batch, *strides, batches,
@@ -115,7 +118,7 @@ def _grid(version: Version, M: int, N: int, batches: int, transpose_b: bool) -> 
     return batches * ceil_div(M, rows) * ceil_div(N, columns)
 
 
-def broadcast_shapes(x: Shape, y: Shape) -> Shape:
+def _broadcast(x: Shape, y: Shape) -> Shape:
     """The common shape of two that broadcast."""
     ndim = max(len(x), len(y))
     pairs = zip((1,) * (ndim - len(x)) + x, (1,) * (ndim - len(y)) + y, strict=True)
