@@ -47,7 +47,7 @@ class Module:
 
     def __init__(self, path: Path, device: Device) -> None:
         source = path.read_text(encoding="utf-8")
-        self.file, self.device = path.name, device
+        self.path, self.file, self.device = path, path.name, device
         signatures = read_signatures(source, path.name)
         entries = device.compile(path, signatures)
         self.kernels = {name: Kernel(name, parameters, device, entries[name])

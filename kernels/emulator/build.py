@@ -17,7 +17,7 @@ from kernels.signature import Signatures, packing, without_comments
 HERE = Path(__file__).parent
 # Version 4 of DWARF: in version 5, g++ 12 writes the wrong file names.
 OPTIONS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-fno-strict-aliasing",
-           "-ffp-contract=off"]
+           "-ffp-contract=off", "-fstack-clash-protection"]
 # Each access to memory becomes a call, which checks.h answers.
 CHECKED_OPTIONS = ["-DEMU_CHECKED", "-fsanitize=thread,alignment,bounds,signed-integer-overflow,"
                                     "shift-exponent,integer-divide-by-zero"]

@@ -82,12 +82,17 @@ inline void note_reader(const Worker& w, Cell& c) {
     c.read_time = w.block_time, c.read_thread = uint16_t(w.thread), c.read_warp_time = now;
 }
 
+// "Fence, then take a ticket by an atomic operation": whoever takes a later one sees what came
+// before this one, also what other blocks did.
+inline void acquire(Worker& w, uint64_t released) {
+    if (released > w.acquired && released >= w.launch_start && released < w.block_start)
+        w.acquired = released;
+}
+
 inline void check_order(Worker& w, Cell& c, const Access& a, bool shared) {
     bool atomic = a.kind == ATOMIC_CHANGE;
     unsigned now = w.warps[w.thread / 32].time;
-    if (atomic && c.write_atomic == ATOMIC_AFTER_FENCE && c.write_time > w.acquired &&
-        c.write_time >= w.launch_start && c.write_time < w.block_start)
-        w.acquired = c.write_time;      // "threadfence, then take a ticket": what was before is seen
+    if (atomic && c.write_atomic == ATOMIC_AFTER_FENCE) acquire(w, c.write_time);
     if (c.write_time && !(atomic && c.write_atomic != PLAIN))
         if (Conflict kind = conflict(w, c.write_time, c.write_thread, c.write_warp_time, shared))
             report_race(w, a, a.kind == READ ? "reads a value" : "writes a value", c.write_thread,
@@ -141,7 +146,12 @@ inline void check_access(const Access& a) {
         Array* array = w.last_array;    // most accesses go to the array of the one before
         if (!array || a.address - array->low >= array->bytes()) {
             array = array_at(a.address);
-            if (!array && in_kernel_file(w, a.address)) return;
+            if (!array && in_kernel_file(w, a.address)) {
+                if (a.kind != ATOMIC_CHANGE) return;
+                acquire(w, w.released);
+                if (w.fence) w.released = w.block_time;
+                return;
+            }
             if (!array || a.address < array->low || a.address >= array->high)
                 report_outside(w, a);
             w.last_array = array;

@@ -14,8 +14,9 @@
 namespace emu {
 
 inline thread_local Worker* current = nullptr;      // the worker that this system thread is
-inline pthread_t launching_thread;
-inline bool launching;
+inline Launch* under_way = nullptr;                 // the launch
+inline pthread_t threads[EMU_MAX_WORKERS];          // its system threads; the first launched it
+inline volatile bool interrupting;                  // Ctrl-C has come
 inline struct sigaction before_us[65];              // by the number of the signal
 
 inline uintptr_t code_of(void* context) {           // the address of the instruction, plus 1
@@ -57,14 +58,24 @@ inline void on_fault(int signal, siginfo_t* info, void* context) {
               size_t(address));
 }
 
+inline void interrupt_others() {
+    interrupting = true;
+    __atomic_store_n(&under_way->stop, true, __ATOMIC_RELAXED);
+    for (int i = 1; i < under_way->workers; i++) pthread_kill(threads[i], SIGINT);
+}
+
 // Ctrl-C ends the launch, wherever the kernel stands; Python's own handler would only set a flag for
-// after it. The signal may reach any thread: it is sent on to the one that launches.
+// after it. The signal may reach any thread: it is sent to the one that launched, and by that one
+// to the others.
 inline void on_interrupt(int signal, siginfo_t* info, void* context) {
-    if (current) {
+    bool first = under_way && pthread_equal(pthread_self(), threads[0]);
+    if (current && (first || interrupting)) {
         current->interrupted = true, current->signal = signal;
         current->fail_at(code_of(context), "interrupted: %s", current->who().text);
-    } else if (launching) {
-        pthread_kill(launching_thread, signal);
+    } else if (first) {
+        interrupt_others();             // it has done its blocks, and waits for them
+    } else if (under_way) {
+        if (!interrupting) pthread_kill(threads[0], signal);
     } else if (before_us[signal].sa_flags & SA_SIGINFO) {
         before_us[signal].sa_sigaction(signal, info, context);
     } else {
@@ -88,7 +99,7 @@ inline void install(int signal, Handler handler) {
 
 // For the time of a launch.
 struct Launching {
-    Launching() {
+    explicit Launching(Launch& launch) {
         static bool first = true;
         install(SIGSEGV, on_fault);
         install(SIGINT, on_interrupt);
@@ -97,10 +108,9 @@ struct Launching {
             install(SIGFPE, on_fault);
         }
         first = false;
-        launching_thread = pthread_self();
-        launching = true;
+        threads[0] = pthread_self(), interrupting = false, under_way = &launch;
     }
-    ~Launching() { launching = false; }
+    ~Launching() { under_way = nullptr; }
 };
 
 // A stack of its own for the handlers, because the running one may be full. It stays with the

@@ -74,23 +74,20 @@ void work(Worker& w, Launch& launch) {
 }
 
 void run(Launch& launch) {
-    Launching here;
-    if (launch.workers == 1) return work(*workers[0], launch);
+    Launching here(launch);
     std::thread others[EMU_MAX_WORKERS];
-    // Ctrl-C goes to this thread only, which tells the others by `stop`.
-    sigset_t interrupt, before;
-    sigemptyset(&interrupt);
-    sigaddset(&interrupt, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &interrupt, &before);
-    for (int i = 1; i < launch.workers; i++) {
-        try {
+    int wanted = launch.workers;
+    launch.workers = 1;
+    try {
+        for (int i = 1; i < wanted; i++) {
             others[i] = std::thread([i, &launch] { work(*workers[i], launch); });
-        } catch (const std::system_error&) {
-            launch.workers = i;         // fewer will do
+            threads[i] = others[i].native_handle();
+            launch.workers = i + 1;
         }
+    } catch (const std::system_error&) {            // fewer will do
     }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
     work(*workers[0], launch);
+    if (workers[0]->interrupted) interrupt_others();
     for (std::thread& other : others)
         if (other.joinable()) other.join();
 }

@@ -63,6 +63,7 @@ struct Worker : EmuWorker {
     uint3 block_size;                   // that the threads' indices were made for
     uint64_t block_time, block_start, launch_start; // counts barriers and blocks
     uint64_t acquired;                  // other blocks' doings up to this time come before
+    uint64_t released;                  // by a fence and an atomic on a variable of the file
     uint64_t block_in_grid;
 
     int warp_order[WARPS], lane_order[32], warp_at, lane_at;    // the walk over the threads

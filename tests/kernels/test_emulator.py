@@ -1,106 +1,60 @@
-"""What the emulator must tell of: bugs planted in kernels, and wrong arguments."""
+"""The emulator as a device: what it takes, what it refuses, and that nothing harms the process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kernels.device import get_device
 from kernels.emulator import build
+from kernels.emulator.device import EmulatorDevice
 from kernels.launch import KernelError, Module, load
 from kernels.signature import packing, read_signatures
+from tests.kernels.emulated import maker, needs_compiler
 
-SHARED = """extern "C" __global__ void k(const float* x, float* y, int n) {
-    __shared__ float s[64];
-    int i = threadIdx.x;
-    %s
-}"""
-GLOBAL = """extern "C" __global__ void k(const float* x, float* y, int n) {
+ROOT = Path(__file__).parents[2]
+ADD = """extern "C" __global__ void k(const float* x, float* y, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
-    %s
+    if (i < n) y[i] = x[i] + 1;
 }"""
-
-# name: (template, body, the message's first words). Each is run with 2 blocks of 64 threads on
-# x and y of n = 128; the fault is on line 4.
-PLANTED = {
-    "one past the end": (GLOBAL, "y[i + 1] = x[i];", "out of bounds"),
-    "one before the start": (GLOBAL, "y[i] = x[i - 1];", "out of bounds"),
-    "far out": (GLOBAL, "y[i] = x[i * 1000];", "out of bounds"),
-    "past a shared array": (SHARED, "s[i + 1] = 0.0f;", "out of bounds"),
-    "shared, unwritten": (SHARED, "y[i] = s[i];", "uninitialised"),
-    "global, unwritten": (GLOBAL, "y[i] += x[i];", "uninitialised"),
-    "misaligned": (GLOBAL, "*(float2*)(y + 1) = make_float2(1, 2);", "misaligned"),
-    "no barrier": (SHARED, "s[i] = 0; __syncthreads(); s[i] = x[i]; y[i] = s[63 - i];", "race"),
-    "no syncwarp": (SHARED, "s[i] = 0; __syncthreads(); s[i] = x[i]; y[i] = s[i ^ 1];", "race"),
-    "overwritten too early": (
-        SHARED, "s[i] = x[i]; __syncthreads(); float v = s[63 - i]; s[i] = v;", "race"),
-    "blocks add": (GLOBAL, "if (i % 64 == 0) y[0] = x[i];", "race"),
-    "half a barrier": (SHARED, "if (i < 32) __syncthreads();", "divergent barrier"),
-    "two barriers": (
-        SHARED, "if (i < 32) __syncthreads(); else\n__syncthreads();", "divergent barrier"),
-    "not in its mask": (SHARED, "y[i] = __shfl_sync(1u, 1.0f, 0);", "__shfl_sync"),
-    "lanes that never come": (
-        SHARED, "if (i & 1) __syncwarp(); else __syncthreads();", "deadlock"),
-}
-CORRECT = {
-    "barrier": (SHARED, "s[i] = x[i]; __syncthreads(); y[blockIdx.x * 64 + i] = s[63 - i];"),
-    "syncwarp": (SHARED, "s[i] = x[i]; __syncwarp(); y[blockIdx.x * 64 + i] = s[i ^ 1];"),
-    "reread": (SHARED, "s[i] = x[i]; __syncthreads(); float v = s[63 - i]; __syncthreads(); "
-                       "s[i] = v; y[blockIdx.x * 64 + i] = s[i];"),
-    "atomic": (SHARED, "if (i == 0) s[0] = 0; __syncthreads(); atomicAdd(&s[0], 1);"),
-    "early return": (SHARED, "if (i >= 40) return; y[blockIdx.x * 64 + i] = "
-                             "__shfl_xor_sync(0xffffffffu, x[i], 1);"),
-}
 
 
 @pytest.fixture
-def compiled(tmp_path, tmp_path_factory, monkeypatch):
-    try:
-        build.compiler()
-    except build.CompilerNotFoundError as error:
-        pytest.skip(str(error))
-    monkeypatch.setenv("MINIGPT_KERNEL_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
-
-    def make(source, checked):
-        (tmp_path / "bug.cu").write_text(source)
-        return Module(tmp_path / "bug.cu", get_device("emulator", checked))["k"]
-    return make
+def make(tmp_path):
+    needs_compiler()
+    return maker(tmp_path)
 
 
-def launch(kernel, order="forward"):
+def add(kernel, n=128, **options):
     device = kernel.device
-    x, y = device.from_numpy(np.arange(128, dtype=np.float32)), device.empty(128)
-    kernel(x, y, 128, grid=2, block=64, order=order)
+    x, y = device.from_numpy(np.arange(n, dtype=np.float32)), device.empty(n)
+    kernel(x, y, n, **{"grid": 2, "block": 64, **options})
     return y.numpy()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("order", ["forward", "reverse", 7])
-@pytest.mark.parametrize("name", PLANTED)
-def test_planted_bugs_are_found(compiled, name, order):
-    template, body, words = PLANTED[name]
-    kernel = compiled(template % ("\n" * (4 - 1 - template[:template.index("%")].count("\n"))
-                                  + body), checked=True)
-    with pytest.raises(KernelError, match=rf"^bug\.cu:[45]: k: {words}"):
-        launch(kernel, order)
+def python(code: str, folder: Path, **environment: str) -> subprocess.Popen:
+    """Another process that runs some code, with its cache of kernels in a folder."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT),
+                 "MINIGPT_KERNEL_CACHE": str(folder / "cache"), **environment}
+    return subprocess.Popen([sys.executable, "-c", code], env=variables, text=True, cwd=folder,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("order", ["forward", "reverse", 7])
-@pytest.mark.parametrize("name", CORRECT)
-def test_correct_kernels_are_let_pass(compiled, name, order):
-    template, body = CORRECT[name]
-    launch(compiled(template % body, checked=True), order)
+def finish(process: subprocess.Popen) -> str:
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    return output
 
 
-@pytest.mark.slow
-def test_a_fault_in_fast_mode_is_an_exception_and_the_next_launch_works(compiled):
-    with pytest.raises(KernelError, match="out of bounds"):
-        launch(compiled(GLOBAL % "y[i + 1000] = 1;", checked=False))
-    y = launch(compiled(GLOBAL % "y[i] = x[i] + 1;", checked=False))
-    np.testing.assert_array_equal(y, np.arange(128) + 1)
-
+# --- arguments
 
 COPY = """#include "common.cuh"
-extern "C" __global__ void k(const float* x, Dims shape, Dims strides, unsigned char flip, float* y,
+extern "C" __global__ void k(const float* x, Dims shape, Dims strides, int flip, float* y,
                              unsigned long long n) {
     unsigned long long i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
@@ -111,8 +65,8 @@ extern "C" __global__ void k(const float* x, Dims shape, Dims strides, unsigned 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checked", [False, True])
-def test_dims_travel_by_value_and_a_strided_array_is_passed_as_such(compiled, checked):
-    kernel = compiled(COPY.replace("unsigned char flip", "int flip"), checked)
+def test_dims_travel_by_value_and_a_strided_array_is_passed_as_such(make, checked):
+    kernel = make(COPY, checked)["k"]
     host = np.arange(12, dtype=np.float32).reshape(3, 4)
     x = kernel.device.from_numpy(host)[::-1, 1:].permute((1, 0))
     y = kernel.device.empty(x.shape)
@@ -123,34 +77,11 @@ def test_dims_travel_by_value_and_a_strided_array_is_passed_as_such(compiled, ch
     with pytest.raises(TypeError, match="'shape' is Dims shape and wants .*up to 8 integers"):
         kernel(x.strided, (1,) * 9, x.strides, 1, y, x.size, grid=1, block=32)
     with pytest.raises(ValueError, match="cannot pass the parameter 'unsigned char flip'"):
-        compiled(COPY, checked)
-
-
-ADD_MANY = """#include "common.cuh"
-extern "C" __global__ void k(Table arrays, int count, const float* OPTIONAL factor, float* y) {
-    float sum = 0.0f;
-    for (int i = 0; i < count; i++) sum += *(const float*)arrays.n[i];
-    y[0] = factor ? sum * factor[0] : sum;
-}"""
+        make(COPY.replace("int flip", "unsigned char flip"), checked)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checked", [False, True])
-def test_a_table_of_addresses_and_an_optional_pointer(compiled, checked):
-    kernel = compiled(ADD_MANY, checked)
-    arrays = [kernel.device.from_numpy(np.full(1, 2.0**i, np.float32)) for i in range(20)]
-    factor, y = kernel.device.from_numpy(np.full(1, 3, np.float32)), kernel.device.empty(1)
-    for given, expected in [(None, 2.0**20 - 1), (factor, 3 * (2.0**20 - 1))]:
-        kernel(tuple(a.pointer for a in arrays), 20, given, y, grid=1, block=1)
-        assert y.numpy() == expected
-    with pytest.raises(TypeError, match="'y' .*wants a DeviceArray, not NoneType"):
-        kernel((), 0, None, None, grid=1, block=1)
-    with pytest.raises(TypeError, match="'arrays' is Table arrays and wants .*up to 64 integers"):
-        kernel((0,) * 65, 0, None, y, grid=1, block=1)
-
-
-@pytest.mark.slow
-def test_a_wrong_argument_is_named(compiled):
+def test_a_wrong_argument_is_named(make):
     device = get_device("emulator")
     softmax = load("softmax.cu", device)["softmax_naive"]
     x = device.empty((2, 3))
@@ -170,18 +101,12 @@ def test_a_wrong_argument_is_named(compiled):
         softmax(x, x, 2, 2**31, grid=1, block=32)
     with pytest.raises(ValueError, match="2048"):
         softmax(x, x, 2, 3, grid=1, block=2048)
-    with pytest.raises(MemoryError, match="400,000,000,000,000 bytes"):
-        device.empty(10**14)
-
-
-def test_no_compiler_is_said_clearly(monkeypatch):
-    monkeypatch.setenv("CXX", "/nonexistent")
-    build.compiler.cache_clear()
-    try:
-        with pytest.raises(build.CompilerNotFoundError, match="/nonexistent.*the variable CXX"):
-            build.compiler()
-    finally:
-        build.compiler.cache_clear()
+    with pytest.raises(ValueError, match=r"grid=\(1, 70000\)"):
+        softmax(x, x, 2, 3, grid=(1, 70000), block=32)
+    with pytest.raises(ValueError, match="order is .*not 'sideways'"):
+        softmax(x, x, 2, 3, grid=1, block=32, order="sideways")
+    with pytest.raises(KeyError, match="softmax.cu has no kernel 'sofmax', but softmax_naive"):
+        load("softmax.cu", device)["sofmax"]
 
 
 def test_signatures_are_read_from_the_source():
@@ -197,8 +122,210 @@ def test_signatures_are_read_from_the_source():
     assert list(map(str, kernel)) == ["unsigned n", "Dims shape", "__half* x",
                                       "unsigned long long m"]
     assert packing(kernel)[1] == [0, 8, 72, 80]         # as in a C struct
-    (kernel,) = read_signatures('''extern "C" __global__ void k(
-        const float* __restrict__ OPTIONAL x, float* OPTIONAL y, float* z,
-        Table many)''', "a.cu").values()
-    assert list(map(str, kernel)) == ["float* x", "float* y", "float* z", "Table many"]
-    assert [parameter.optional for parameter in kernel] == [True, True, False, False]
+
+
+# --- faults and signals
+
+@pytest.mark.slow
+def test_a_fault_in_fast_mode_is_an_exception_and_the_next_launch_works(make):
+    bad = make(ADD.replace("y[i] = x[i]", "y[i + 10000] = x[i]"))["k"]
+    good = make(ADD)["k"]
+    for order in ("forward", "reverse", 5):
+        with pytest.raises(KernelError, match=r"test.cu:3: k: out of bounds: .*touches byte 4\d+ "
+                                              "of an array of 512 bytes"):
+            add(bad, order=order)
+        np.testing.assert_array_equal(add(good, order=order), np.arange(128) + 1)
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+import numpy as np
+from kernels.device import get_device
+from kernels.launch import Module
+Path("endless.cu").write_text('''extern "C" __global__ void endless(float* x) {
+    volatile float v = 0;
+    while (blockIdx.x < 4) v = v + 1;
+    x[0] = v;
+}
+extern "C" __global__ void one(float* x) { x[0] = 1; }''')
+device = get_device("emulator")
+module = Module(Path("endless.cu"), device)
+x = device.empty(1)
+try:
+    print("running", flush=True)
+    module["endless"](x, grid=8, block=64)
+except KeyboardInterrupt:
+    module["one"](x, grid=1, block=1)
+    print("interrupted, then", x.numpy()[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_ends_an_endless_kernel_and_the_process_goes_on(make, tmp_path, workers):
+    process = python(ENDLESS, tmp_path, MINIGPT_EMULATOR_THREADS=workers)
+    assert process.stdout.readline() == "running\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert finish(process) == "interrupted, then 1.0\n"
+
+
+HANDLERS = """
+import ctypes, faulthandler, signal
+from pathlib import Path
+from kernels.device import get_device
+from kernels.launch import Module
+seen = []
+signal.signal(signal.SIGINT, lambda *_: seen.append("ours"))
+Path("one.cu").write_text('extern "C" __global__ void one(float* x) { x[0] = 1; }')
+device = get_device("emulator")
+one = Module(Path("one.cu"), device)["one"]
+x = device.empty(1)
+one(x, grid=1, block=1)
+signal.raise_signal(signal.SIGINT)
+assert seen == ["ours"], seen
+faulthandler.enable()
+one(x, grid=1, block=1)
+print("still here", flush=True)
+ctypes.string_at(0)             # a fault of another's: as if the emulator were not there
+"""
+
+
+@pytest.mark.slow
+def test_other_handlers_of_signals_keep_working(make, tmp_path):
+    process = python(HANDLERS, tmp_path)
+    output = process.communicate(timeout=120)[0]
+    assert output.startswith("still here\n") and "Segmentation fault" in output
+    assert process.returncode == -signal.SIGSEGV
+
+
+# --- several workers
+
+SUMS = """extern "C" __global__ void sums(const int* x, int* y, int* total, int n) {
+    __shared__ int s[64];
+    int i = blockIdx.x * blockDim.x + threadIdx.x, t = threadIdx.x;
+    s[t] = i < n ? x[i] : 0;
+    __syncthreads();
+    for (int by = 32; by > 0; by /= 2) {
+        if (t < by) s[t] += s[t + by];
+        __syncthreads();
+    }
+    if (t == 0) { y[blockIdx.x] = s[0]; atomicAdd(total, s[0]); }
+}
+extern "C" __global__ void bad(int* x) { if (blockIdx.x >= 40) x[10000] = 1; }"""
+
+
+@pytest.mark.slow
+def test_several_workers_give_the_same_results(make):
+    device = EmulatorDevice(False)
+    path = make(SUMS).path
+    sums, bad = (Module(path, device)[name] for name in ("sums", "bad"))
+    x = np.random.default_rng(0).integers(0, 100, 6400).astype(np.int32)
+    for device.workers in (1, 2, 5, 16):
+        for order in ("forward", "reverse", 3):
+            y, total = device.empty(100, np.int32), device.from_numpy(np.zeros(1, np.int32))
+            sums(device.from_numpy(x), y, total, x.size, grid=100, block=64, order=order)
+            np.testing.assert_array_equal(y.numpy(), x.reshape(100, 64).sum(1))
+            assert total.numpy()[0] == x.sum()
+        with pytest.raises(KernelError, match="out of bounds"):
+            bad(y, grid=100, block=64)
+
+
+@pytest.mark.slow
+def test_a_wrong_number_of_workers_is_named(make, monkeypatch):
+    for text in ("0", "17", "two"):
+        monkeypatch.setenv("MINIGPT_EMULATOR_THREADS", text)
+        with pytest.raises(ValueError, match=f"MINIGPT_EMULATOR_THREADS is '{text}': .*1 to 16"):
+            EmulatorDevice(False)
+
+
+# --- memory
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checked", [False, True])
+def test_new_memory_holds_nan_also_where_it_was_used_before(make, checked):
+    device = get_device("emulator", checked)
+    for _ in range(3):
+        for size in (1, 1000, 5000):
+            x, y = device.empty(size), device.empty(size)
+            assert np.isnan(x.numpy()).all()
+            device.write(x.pointer, np.zeros(size, np.float32))
+            assert not x.numpy().any()
+            device.copy(y.pointer, x.pointer, x.nbytes)
+            assert not y.numpy().any()
+
+
+LIMITED = """
+import resource
+from pathlib import Path
+from kernels.device import get_device
+from kernels.launch import Module
+device = get_device("emulator", %r)
+Path("one.cu").write_text('extern "C" __global__ void one(float* x) { x[0] = 1; }')
+one = Module(Path("one.cu"), device)["one"]
+x = device.empty(1)
+in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+
+def refused(room, action):
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + room, resource.RLIM_INFINITY))
+    try:
+        action()
+        print("no error")
+    except MemoryError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+refused(100 << 20, lambda: one(x, grid=1, block=1))
+refused(1 << 30, lambda: device.empty(2**29))
+one(x, grid=1, block=1)
+print(x.numpy()[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_refused_reservation_is_a_memory_error(make, tmp_path, checked):
+    lines = finish(python(LIMITED % checked, tmp_path)).splitlines()
+    assert lines == [
+        "one: the system refused 268435456 bytes of address space for the stacks of 1 threads",
+        "the emulator got no memory for an array of 2,147,483,648 bytes", "1.0"]
+
+
+# --- compiling
+
+def test_no_compiler_is_said_clearly(monkeypatch):
+    monkeypatch.setenv("CXX", "/nonexistent")
+    build.compiler.cache_clear()
+    try:
+        with pytest.raises(build.CompilerNotFoundError, match="/nonexistent.*the variable CXX"):
+            build.compiler()
+    finally:
+        build.compiler.cache_clear()
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_has_file_and_line_or_says_what_to_write(make):
+    with pytest.raises(build.CompileError, match=r"test.cu:3:\d+: error: .*z.* was not declared"):
+        make(ADD.replace("x[i] + 1", "z[i]"))
+    with pytest.raises(ValueError, match="write `__shared__ float a, b;.* as `__shared__ float na"):
+        make(ADD.replace("int i", "__shared__ float a, b; int i"))
+
+
+COMPILE = """
+from kernels.device import get_device
+from kernels.launch import load
+import numpy as np
+device = get_device("emulator")
+x, y = device.from_numpy(np.zeros((2, 3), np.float32)), device.empty((2, 3))
+load("softmax.cu", device)["softmax_naive"](x, y, 2, 3, grid=1, block=32)
+print(y.numpy().sum())
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_compile_the_same_at_once(make, tmp_path):
+    processes = [python(COMPILE, tmp_path) for _ in range(3)]
+    assert [finish(process) for process in processes] == ["2.0\n"] * 3
+    names = sorted(path.name.split("-")[0] for path in (tmp_path / "cache").iterdir())
+    assert names == ["runtime", "softmax"]      # one of each, and nothing left over
