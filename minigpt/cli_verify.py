@@ -18,7 +18,7 @@ from minigpt.cli_eval import TASKS, measure
 from minigpt.official_values import Official
 from minigpt.progress import Report, tell
 from minigpt.tolerances import Comparison
-from minigpt.verify import Subject, verify, verify_training
+from minigpt.verify import Subject, check_file, verify, verify_training
 from minigpt.verify_official import check_published
 from minigpt.verify_torch import Against, compare_with_transformers, layer_of
 
@@ -72,11 +72,15 @@ def verify_model(arguments: argparse.Namespace) -> int:
     folder = find_folder(arguments.model, "model")
     if not folder.is_dir():
         raise FileNotFoundError(f"{arguments.model!r} is not a folder with a model")
+    checks: list[Check] = []
     try:
+        checks.append(check_file(folder))
         subject = Subject.load(folder, arguments.device, arguments.dtype)
     except ValueError as error:     # damaged, or of another architecture: that is a result
-        return _finish(arguments, [Check("loading", "fail", str(error))], None, None)
-    checks, known = verify(subject, official=arguments.official, report=report)
+        checks.append(Check("loading", "fail", " ".join(str(error).split())))
+        return _finish(arguments, checks, None, None)
+    more, known = verify(subject, official=arguments.official, report=report)
+    checks += more
     for task, file in files:
         checks += _evaluate(task, file, subject, known, report)
     against = None

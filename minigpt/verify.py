@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from minigpt import official_vocabulary
+from minigpt.checkpoints.formats import open_checkpoint
 from minigpt.checks import Check
 from minigpt.config import GPT2Config
 from minigpt.evaluation import evaluation_mode
 from minigpt.heads import GPT2LMHeadModel
+from minigpt.loading import BODY, HEADS, MASKS
 from minigpt.official_values import OFFICIALS, TOKENS, Official
 from minigpt.progress import Report, tell
 from minigpt.tokenizer import GPT2Tokenizer, load_tokenizer
@@ -30,6 +32,7 @@ from minigpt.verify_official import (
     recognise,
 )
 
+_SHOWN = 6      # tensors that are wrong, in a row of the table
 _SAMPLE = "The 2 dogs' naïve café — 日本語 🤗\n\n    return x  # don't"
 
 
@@ -132,6 +135,40 @@ def verify_training(
         return []
     tell(report, f"{len(known.losses)} AdamW steps")
     return [check_training(subject.model, subject.tokenizer, known.losses)]
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def check_file(folder: Path) -> Check:
+    """The tensors of the file of weights against the architecture that the configuration tells,
+    from the headers alone. ValueError for a damaged header or configuration.
+    """
+    config = GPT2Config.from_pretrained(folder)
+    expected = architecture(config)
+    masks = heads = 0
+    wrong = []
+    with open_checkpoint(folder) as reader:
+        found = {}
+        for name, stored in reader.header().items():
+            if name.endswith(MASKS):
+                masks += 1
+            elif name.startswith(HEADS):
+                heads += 1
+            else:
+                found[name.removeprefix(BODY)] = stored.shape
+        for name in sorted(expected.keys() | found.keys()):
+            if name not in found:
+                wrong.append(f"{name} {expected[name]}, which is missing")
+            elif found[name] != expected.get(name):
+                wrong.append(f"{name} {expected.get(name, 'not there')}, found {found[name]}")
+        text = f"{reader.kind}: {len(found)} tensors of the body"
+    text += f", {heads} of heads" if heads else ""
+    text += f", {masks} causal masks, which are left out" if masks else ""
+    shown = "; ".join(wrong[:_SHOWN])
+    if len(wrong) > _SHOWN:
+        shown += f"; and {len(wrong) - _SHOWN} more"
+    return _check("file", text, shown)
 
 
 # ---- parameters ---------------------------------------------------------------------------------

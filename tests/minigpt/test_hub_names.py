@@ -1,5 +1,6 @@
 """Names of the Hub wherever a folder may stand: from_pretrained of every class, and --model."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from minigpt.checkpoints import hub
 from minigpt.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from minigpt.cli import main
 from minigpt.tokenizer import load_tokenizer
+from tests.minigpt.checkpoint_files import torch_zip
 
 CONFIG = dict(vocab_size=270, n_positions=16, n_embd=8, n_layer=2, n_head=2)
 
@@ -100,19 +102,27 @@ def test_shards_are_fetched_by_their_index(hub_server, tiny, tmp_path):
         hub_server.files[file] = (tmp_path / file).read_bytes()
     weight_map = {name: file for file, part in files.items() for name in part}
     del hub_server.files["model.safetensors"]
-    hub_server.files["model.safetensors.index.json"] = repr({"weight_map": weight_map}).replace(
-        "'", '"'
-    ).encode()
+    index = json.dumps({"weight_map": weight_map}).encode()
+    hub_server.files["model.safetensors.index.json"] = index
     model = GPT2LMHeadModel.from_pretrained("org/name")
     for name, values in model.state_dict().items():
         np.testing.assert_array_equal(values, weights[name])
 
 
 def test_a_torch_file_is_fetched_where_there_is_no_safetensors(hub_server, tiny):
-    hub_server.files["pytorch_model.bin"] = b"not read here"
+    weights = read_safetensors(tiny / "model.safetensors")
+    hub_server.files["pytorch_model.bin"] = torch_zip(weights)
     assert (hub.download("org/both") / "model.safetensors").is_file()
     assert "pytorch_model.bin" not in fetched(hub_server)
     del hub_server.files["model.safetensors"]
-    folder = hub.download("org/one")
-    assert (folder / "pytorch_model.bin").read_bytes() == b"not read here"
-    assert hub.cached_folder("org/one", "model") == folder
+    for name in ("org/one", "org/shards"):
+        model = GPT2LMHeadModel.from_pretrained(name)
+        for parameter, values in model.state_dict().items():
+            np.testing.assert_array_equal(values, weights[parameter])
+        shard = hub_server.files.pop("pytorch_model.bin", b"")
+        hub_server.files["pytorch_model-00001-of-00001.bin"] = shard
+        weight_map = dict.fromkeys(weights, "pytorch_model-00001-of-00001.bin")
+        index = json.dumps({"weight_map": weight_map}).encode()
+        hub_server.files["pytorch_model.bin.index.json"] = index
+    assert {p.name for p in hub.cached_folder("org/shards", "model").iterdir()} >= {
+        "pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"}

@@ -3,11 +3,15 @@
 import base64
 import hashlib
 
+import numpy as np
 import pytest
 
+from minigpt import GPT2Config, GPT2LMHeadModel
+from minigpt.bpe_training import train_bpe
 from minigpt.checkpoints import openai_bucket
 from minigpt.checkpoints.openai_bucket import FILES, download_openai, openai_folder, openai_name
 from minigpt.cli import main
+from minigpt.convert import convert
 
 
 @pytest.fixture
@@ -36,6 +40,27 @@ def test_seven_files_in_a_folder_of_their_own(bucket, tmp_path, capsys, monkeypa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["download", "openai-community/gpt2", "--tf", "--quiet"]) == 0
     assert capsys.readouterr().out == f"{folder}\n" and bucket.requests == []
+
+
+def test_the_folder_is_a_model_with_its_tokenizer(bucket, tmp_path, monkeypatch, capsys):
+    source, target = tmp_path / "source", tmp_path / "tf"
+    train_bpe(["to be or not to be " * 9], 260).save_pretrained(source)
+    config = dict(vocab_size=260, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    model = GPT2LMHeadModel(GPT2Config(**config, bos_token_id=0, eos_token_id=0))
+    model.save_pretrained(source)
+    convert(source, target, "tf")
+    for ours, theirs in (("vocab.json", "encoder.json"), ("merges.txt", "vocab.bpe")):
+        (target / theirs).write_bytes((source / ours).read_bytes())
+        data = (target / theirs).read_bytes()
+        monkeypatch.setitem(openai_bucket.SHA256, theirs, hashlib.sha256(data).hexdigest())
+    (target / "model.ckpt.meta").write_bytes(b"TensorFlow's graph")
+    bucket.files = {file: (target / file).read_bytes() for file in FILES}
+    monkeypatch.setitem(openai_bucket.SIZES, "124M", {})
+    folder = download_openai("gpt2")
+    loaded = GPT2LMHeadModel.from_pretrained(folder).state_dict()
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(loaded[name], values)
+    assert main(["verify", str(folder), "--quiet"]) == 0
 
 
 def test_what_was_interrupted_goes_on(bucket):

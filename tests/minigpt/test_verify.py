@@ -40,11 +40,11 @@ def states(checks):
 def test_a_good_folder(folder, capsys):
     assert main(["verify", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "8 passed, 0 failed, 2 skipped"
+    assert lines[-1] == "9 passed, 0 failed, 2 skipped"
     assert "skip  official values  not the sizes of an official model" in lines
     assert main(["verify", str(folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["ok"] and found["official"] is None and len(found["checks"]) == 10
+    assert found["ok"] and found["official"] is None and len(found["checks"]) == 11
 
 
 def test_the_architecture_is_counted_by_hand():
@@ -81,7 +81,31 @@ def test_weights_of_another_architecture_are_a_result(folder, tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(config | {"n_layer": 3}))
     assert main(["verify", str(tmp_path)]) == 1
     out = capsys.readouterr().out
-    assert out.startswith("fail  loading") and "h.2.ln_1.weight" in out
+    first, second = out.splitlines()[:2]
+    assert first.startswith("fail  file") and "h.2.ln_1.weight (8,), which is missing" in first
+    assert second.startswith("fail  loading") and "missing: transformer.h.2" in second
+
+
+def test_a_damaged_file_is_a_result(folder, tmp_path, capsys):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert main(["verify", str(tmp_path)]) == 1
+    assert "cut off" in capsys.readouterr().out
+
+
+def test_openais_files(folder, tmp_path, capsys):
+    assert main(["convert", str(folder), str(tmp_path / "tf"), "--to", "tf", "--quiet"]) == 0
+    assert main(["verify", str(tmp_path / "tf"), "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "28 tensors of the body" in out and "9 passed, 0 failed" in out
+    data = tmp_path / "tf" / "model.ckpt.data-00000-of-00001"
+    changed = bytearray(data.read_bytes())
+    changed[100] ^= 1
+    data.write_bytes(changed)
+    assert main(["verify", str(tmp_path / "tf"), "--quiet"]) == 1
+    assert "fail  loading" in capsys.readouterr().out      # its checksum
 
 
 def test_a_model_that_sees_the_future(folder):

@@ -236,6 +236,27 @@ def test_ours_handed_over_where_transformers_cannot_read(folder):
     assert all(p.grad is None for p in ours.parameters())
 
 
+@pytest.mark.parametrize("form", ["zip", "legacy", "tf"])
+def test_other_formats(tmp_path, capsys, form):
+    import torch
+
+    # OpenAI's files have no place for dropout or ids of special tokens that are not theirs.
+    config = {"vocab_size": 97, "bos_token_id": 96, "eos_token_id": 96}
+    theirs = make_theirs(config, seed=1)
+    source, target = tmp_path / "source", tmp_path / form
+    theirs.save_pretrained(source if form == "tf" else target)
+    if form == "tf":
+        assert main(["convert", str(source), str(target), "--to", "tf", "--quiet"]) == 0
+    else:
+        (target / "model.safetensors").unlink()
+        state = {n: p for n, p in theirs.state_dict().items() if n != "lm_head.weight"}
+        torch.save(state, target / "pytorch_model.bin",
+                   _use_new_zipfile_serialization=form == "zip")
+    assert main(["verify", str(target), "--against", "torch", "--json"]) == 0
+    against = json.loads(capsys.readouterr().out)["against"]
+    assert against["weights_from"] == ("minigpt" if form == "tf" else "transformers")
+
+
 def test_the_table_and_the_picture(folder, tmp_path, capsys, monkeypatch):
     picture = tmp_path / "layers.png"
     arguments = ["verify", str(folder), "--against", "torch", "--picture", str(picture)]
