@@ -253,7 +253,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data", metavar="PATH", required=True, type=not_empty,
-        help="a UTF-8 text file, or a folder of them",
+        help="a UTF-8 text file, a .jsonl file of documents, or a folder of them",
     )
     parser.add_argument(
         "--tokenizer", metavar="KIND", required=True, type=not_empty,

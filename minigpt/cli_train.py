@@ -32,7 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--data", metavar="PATH", type=not_empty,
-        help="a UTF-8 text file, a folder of them, or tokens: of `minigpt prepare`, or a .bin file",
+        help="a UTF-8 text file, a .jsonl file of documents, a folder of them, or tokens: of "
+        "`minigpt prepare`, or a .bin file",
     )
     parser.add_argument(
         "--task", choices=TASKS,

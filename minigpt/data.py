@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from minigpt.places import TRAINING_STREAM, epoch_offset, random_places, shuffled_places
-from minigpt.text_stream import read_blocks
+from minigpt.text_stream import document_boundary, read_blocks
 from minigpt.token_files import ShardedIds
 
 _CHUNK = 2**20  # ids that are looked at at a time, so that files larger than memory can be
@@ -65,8 +65,10 @@ def _standard_library_docstrings() -> str:
 
 
 def split_text(text: str) -> tuple[str, str]:
-    """The first 90 % of the characters to train on, the rest to validate on (as nanoGPT does)."""
-    boundary = len(text) * 9 // 10
+    """The first 90 % of the characters to train on, the rest to validate on (as nanoGPT does); a
+    document that the border would divide is trained on, unless it is the last one.
+    """
+    boundary = document_boundary([text], len(text) * 9 // 10)
     return text[:boundary], text[boundary:]
 
 

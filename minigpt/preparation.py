@@ -17,8 +17,8 @@ from minigpt.encode_file import (
 from minigpt.encode_workers import Tokenizer
 from minigpt.files import FolderLock, atomic_write, read_json, remove_leftovers
 from minigpt.progress import Meter, Report, tell
-from minigpt.run_setup import tokenizer_by_name
-from minigpt.text_stream import read_blocks, safe_parts
+from minigpt.run_setup import require_document_token, tokenizer_by_name
+from minigpt.text_stream import document_boundary, read_blocks, safe_parts
 from minigpt.token_files import ABOUT_FILE, TRAIN_FILE, VALIDATION_FILE, Prepared, count_tokens
 from minigpt.tokenizer import load_tokenizer
 
@@ -39,8 +39,9 @@ def prepare(
     """Encode a text file, or all text files below a folder, into the folder `out`.
 
     The last `val_fraction` of the characters is for validation, the rest for training, each
-    encoded on its own: the tokens are those that training on the text itself would make. Neither
-    text nor tokens need fit into memory.
+    encoded on its own: the tokens are those that training on the text itself would make. Where
+    there are documents (see `text_stream`) the split is between two of them. Neither text nor
+    tokens need fit into memory.
 
     Args:
         tokenizer_name: "char", "bpe:N" (trained on the training part), or a tokenizer's folder.
@@ -68,8 +69,11 @@ def prepare(
         if (out / ABOUT_FILE).exists():
             return _same(Prepared.read(out), found, val_fraction, out)
         boundary = int(found.characters * (1 - Fraction(str(val_fraction))))
+        if 0 < boundary < found.characters:
+            boundary = document_boundary(read_blocks(source), boundary)
         asked = {"tokenizer": tokenizer_name, "val_fraction": val_fraction, **asdict(found)}
         tokenizer = _make_tokenizer(source, boundary, asked, out, report)
+        require_document_token(source, tokenizer)
         identity = tokenizer_sha256(tokenizer)
         origin = f"{found.sha256} {identity}"
         with Meter("encoding", found.characters, "characters", report, scaled=True) as meter:

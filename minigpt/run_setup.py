@@ -1,5 +1,6 @@
 """From the settings of a run to its tokenizer, its tokens and the shape of its model."""
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,7 @@ from minigpt.config import GPT2Config
 from minigpt.data import TokenData, load_text, split_text
 from minigpt.presets import TrainConfig
 from minigpt.progress import Report, tell
+from minigpt.text_stream import DOCUMENT, has_documents
 from minigpt.token_files import holds_tokens, read_splits
 from minigpt.tokenizer import GPT2Tokenizer, load_tokenizer
 
@@ -52,6 +54,16 @@ def is_made(name: str) -> bool:
     return name in ("byte", "char") or name.startswith("bpe:")
 
 
+def require_document_token(source: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
+    """Raise ValueError where ``source`` has documents and the tokenizer no token to begin one."""
+    known = isinstance(tokenizer, GPT2Tokenizer) and DOCUMENT in tokenizer.get_vocab()
+    if not known and has_documents(source):
+        raise ValueError(
+            f"{source} has documents, and this tokenizer no {DOCUMENT} to begin one: use byte, "
+            "bpe:SIZE or that of a GPT-2"
+        )
+
+
 def byte_tokenizer() -> GPT2Tokenizer:
     """Byte-level BPE before its first merge: a token is a byte, or "<|endoftext|>"."""
     tokens = [*CHAR_OF_BYTE.values(), "<|endoftext|>"]
@@ -73,6 +85,8 @@ def read_data(
         what = "the help topics that Python carries" if source is None else source
         tell(report, f"text: {len(text):,} characters of {what}")
         tokenizer = tokenizer or make_tokenizer(name, text, report)
+        if source is not None:
+            require_document_token(source, tokenizer)
         return tokenizer, *tokenize(text, tokenizer)
     if tokenizer is None:
         if is_made(name):

@@ -1,4 +1,8 @@
-"""Text files of any size, a part at a time, cut where it changes no token."""
+"""Text files of any size, a part at a time, cut where it changes no token.
+
+Documents are told apart by "<|endoftext|>" before each of them, as GPT-2 was trained: in a file of
+JSON-lines each line is one, and in a text that has this mark they are what stands between two.
+"""
 
 import codecs
 import os
@@ -6,9 +10,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from minigpt.bpe import safe_cut
+from minigpt.labelled import read_json_lines
 
-TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst")
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".jsonl")
 """What counts as a text file in a folder. A single file may have any suffix."""
+
+DOCUMENT = "<|endoftext|>"      # stands before each document
 
 PART = 1 << 20              # characters
 _BLOCK = 1 << 20            # bytes
@@ -20,11 +27,12 @@ def read_blocks(source: str | os.PathLike[str]) -> Iterator[str]:
 
     Files of a folder are those that end in ``TEXT_SUFFIXES``, in the order of their paths; what
     starts with a dot is left out. A byte order mark is dropped and Windows line ends become
-    newlines.
+    newlines. Of a file that ends in .jsonl each line holds a document, {"text": ...}, and is given
+    as ``DOCUMENT`` and its text; empty ones are left out.
 
     Raises:
         FileNotFoundError: no such path, or no text file in the folder.
-        ValueError: not UTF-8 (with the byte offset), or binary.
+        ValueError: not UTF-8 (with the byte offset), or binary; or, with the line, not a document.
     """
     path = Path(source)
     if path.is_dir():
@@ -100,7 +108,48 @@ def _text_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda path: path.relative_to(folder).parts)
 
 
+def has_documents(source: str | os.PathLike[str]) -> bool:
+    """Whether there are files of JSON-lines, whose documents need a token before them."""
+    path = Path(source)
+    files = _text_files(path) if path.is_dir() else [path]
+    return any(file.suffix.lower() == ".jsonl" for file in files)
+
+
+def document_boundary(blocks: Iterable[str], boundary: int) -> int:
+    """Where to cut a text in two so that no document is: at the first one that begins at
+    ``boundary`` or after it; else at the last one, if there are two; else at ``boundary``.
+    """
+    place, tail, last = 0, "", 0
+    for block in blocks:
+        text, offset = tail + block, place - len(tail)
+        found = text.find(DOCUMENT, max(0, boundary - offset))
+        if found >= 0:
+            return offset + found
+        before = text.rfind(DOCUMENT)
+        last = offset + before if before >= 0 else last
+        place += len(block)
+        tail = text[-(len(DOCUMENT) - 1) :]
+    return last or boundary
+
+
+def _read_documents(path: Path) -> Iterator[str]:
+    for line, record in read_json_lines(path):
+        text = record.get("text")
+        if not isinstance(text, str):
+            has = ", ".join(map(repr, record)) or "nothing"
+            raise ValueError(f"{path}, line {line}: no 'text' there that is a text; it has {has}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{path}, line {line}: half a character: {error.reason}") from None
+        if text:
+            yield DOCUMENT + text
+
+
 def _read_file(path: Path) -> Iterator[str]:
+    if path.suffix.lower() == ".jsonl":
+        yield from _read_documents(path)
+        return
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     kept = ""                       # a carriage return whose newline may come with the next block
