@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,21 @@ def needs_device() -> None:
             get_device(NAME)
     except OSError as error:
         pytest.skip(str(error))
+
+
+def on_each_device(cases: list[str], single: Callable[[str], bool] = lambda case: True) -> Any:
+    """Parametrise a test by (case, device): each case on the CPU and, in the slow tier, those that
+    are single precision on a device.
+    """
+    return pytest.mark.parametrize(
+        ("case", "device"),
+        [pytest.param(case, "cpu", id=case) for case in cases]
+        + [
+            pytest.param(case, NAME, id=f"{case}-{NAME}", marks=pytest.mark.slow)
+            for case in cases
+            if single(case)
+        ],
+    )
 
 
 def backend(checked: bool = False) -> CudaBackend:

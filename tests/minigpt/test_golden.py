@@ -1,5 +1,8 @@
 """GPT-2 against frozen results of transformers 4.56.2: the files of tests/golden, made by the
-script there, which also says what each scenario is. Needs neither torch nor transformers."""
+script there, which also says what each scenario is. Needs neither torch nor transformers.
+
+Everything is compared on the CPU and, in the slow tier, on a device: see tests/kernels/devices.py.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,19 @@ from safetensors.numpy import load_file, save_file
 
 from minigpt import GPT2LMHeadModel, GPT2Model, tolerances
 from tensor import Tensor, no_grad, optim
+from tests.kernels.devices import needs_device, on_each_device
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LM_CASES = ["default", "float64", "gelu_inner", "relu_untied", "silu_scaled_by_layer", "upcast"]
 BASE_CASES = ["base"]
 
-every_lm_case = pytest.mark.parametrize("case", LM_CASES)
+
+
+def saved_dtype(case: str) -> str:
+    return json.loads((GOLDEN / case / "config.json").read_text())["dtype"]
+
+
+every_lm_case = on_each_device(LM_CASES, lambda case: saved_dtype(case) == "float32")
 
 
 def test_every_folder_is_tested():
@@ -26,16 +36,14 @@ def test_every_folder_is_tested():
     assert folders == {*LM_CASES, *BASE_CASES}
 
 
-def load(case: str):
+def load(case: str, device: str = "cpu"):
     """(model, expected arrays, inputs) of one folder."""
+    if device != "cpu":
+        needs_device()
     model_class = GPT2Model if case in BASE_CASES else GPT2LMHeadModel
-    model = model_class.from_pretrained(GOLDEN / case, dtype=saved_dtype(case))
+    model = model_class.from_pretrained(GOLDEN / case, device, saved_dtype(case))
     expected = load_file(GOLDEN / case / "expected.safetensors")
     return model, expected, under(expected, "inputs/")
-
-
-def saved_dtype(case: str) -> str:
-    return json.loads((GOLDEN / case / "config.json").read_text())["dtype"]
 
 
 def under(arrays: dict, prefix: str) -> dict:
@@ -78,8 +86,8 @@ def assert_inner_outputs(out, expected: dict) -> None:
 
 
 @every_lm_case
-def test_outputs_and_gradients(case):
-    model, expected, inputs = load(case)
+def test_outputs_and_gradients(case, device):
+    model, expected, inputs = load(case, device)
     out = model(
         inputs["input_ids"],
         labels=inputs["labels"],
@@ -94,23 +102,23 @@ def test_outputs_and_gradients(case):
     assert_gradients(model, under(plain, "gradients/"))
 
 
-@pytest.mark.parametrize("case", BASE_CASES)
-def test_outputs_and_gradients_of_the_base_model(case):
-    model, expected, inputs = load(case)
+@on_each_device(BASE_CASES)
+def test_outputs_and_gradients_of_the_base_model(case, device):
+    model, expected, inputs = load(case, device)
     out = model(inputs["input_ids"], output_hidden_states=True, output_attentions=True)
     plain = under(expected, "plain/")
     assert_output("last_hidden_state", out.last_hidden_state, plain["last_hidden_state"])
     assert_inner_outputs(out, plain)
-    loss = (out.last_hidden_state * Tensor(inputs["cotangent"])).sum()
+    loss = (out.last_hidden_state * Tensor(inputs["cotangent"], device=device)).sum()
     assert_output("loss", loss, plain["loss"])
     loss.backward()
     assert_gradients(model, under(plain, "gradients/"))
 
 
 @every_lm_case
-def test_the_same_without_attentions_and_cache(case):
+def test_the_same_without_attentions_and_cache(case, device):
     """Attention has one path that keeps its weights and one that does not."""
-    model, expected, inputs = load(case)
+    model, expected, inputs = load(case, device)
     out = model(inputs["input_ids"], labels=inputs["labels"], use_cache=False)
     assert out.attentions is None and out.hidden_states is None and out.past_key_values is None
     assert_output("logits", out.logits, expected["plain/logits"])
@@ -119,8 +127,8 @@ def test_the_same_without_attentions_and_cache(case):
 
 
 @every_lm_case
-def test_right_padding(case):
-    model, expected, inputs = load(case)
+def test_right_padding(case, device):
+    model, expected, inputs = load(case, device)
     mask = inputs["right_mask"]
     out = model(inputs["input_ids"], attention_mask=mask, labels=inputs["right_labels"])
     assert_output("logits", out.logits, expected["right_padded/logits"], valid=mask == 1)
@@ -128,8 +136,8 @@ def test_right_padding(case):
 
 
 @every_lm_case
-def test_left_padding(case):
-    model, expected, inputs = load(case)
+def test_left_padding(case, device):
+    model, expected, inputs = load(case, device)
     mask = inputs["left_mask"]
     out = model(
         inputs["input_ids"],
@@ -146,9 +154,9 @@ def test_left_padding(case):
 
 
 @every_lm_case
-def test_inputs_embeds(case):
-    model, expected, inputs = load(case)
-    embeds = Tensor(inputs["inputs_embeds"], requires_grad=True)
+def test_inputs_embeds(case, device):
+    model, expected, inputs = load(case, device)
+    embeds = Tensor(inputs["inputs_embeds"], requires_grad=True, device=device)
     out = model(inputs_embeds=embeds, labels=inputs["labels"])
     assert_output("logits", out.logits, expected["embeds/logits"])
     assert_output("loss", out.loss, expected["embeds/loss"])
@@ -160,8 +168,8 @@ def test_inputs_embeds(case):
 
 @every_lm_case
 @pytest.mark.parametrize("lengths", [(12,), (11, 1), (1, 11), (5, 4, 3), (1,) * 12], ids=str)
-def test_any_split_through_the_cache(case, lengths):
-    model, expected, inputs = load(case)
+def test_any_split_through_the_cache(case, device, lengths):
+    model, expected, inputs = load(case, device)
     cache, pieces, start = None, [], 0
     with no_grad():
         for length in lengths:
@@ -176,8 +184,8 @@ def test_any_split_through_the_cache(case, lengths):
 
 
 @every_lm_case
-def test_ten_adamw_steps(case):
-    model, expected, inputs = load(case)
+def test_ten_adamw_steps(case, device):
+    model, expected, inputs = load(case, device)
     model.train()  # dropout is 0 in every case: training must not change a number
     optimizer = optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
     losses = []
@@ -195,15 +203,15 @@ def test_ten_adamw_steps(case):
 
 
 @every_lm_case
-def test_greedy_ids(case):
-    model, expected, _ = load(case)
+def test_greedy_ids(case, device):
+    model, expected, _ = load(case, device)
     ids = model.generate(expected["greedy/prompt"], max_new_tokens=10, eos_token_id=None)
     np.testing.assert_array_equal(ids, expected["greedy/ids"])
 
 
 @every_lm_case
-def test_greedy_ids_with_end_tokens(case):
-    model, expected, _ = load(case)
+def test_greedy_ids_with_end_tokens(case, device):
+    model, expected, _ = load(case, device)
     prompt = expected["greedy/prompt"]
     ids = model.generate(
         prompt,
@@ -216,8 +224,8 @@ def test_greedy_ids_with_end_tokens(case):
 
 
 @every_lm_case
-def test_greedy_ids_of_a_left_padded_batch(case):
-    model, expected, _ = load(case)
+def test_greedy_ids_of_a_left_padded_batch(case, device):
+    model, expected, _ = load(case, device)
     prompt = expected["greedy_left_padded/prompt"]
     mask = expected["greedy_left_padded/attention_mask"]
     ids = model.generate(

@@ -7,25 +7,27 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from safetensors.numpy import load_file
 
 import minigpt
 from minigpt import tolerances
 from minigpt.cache import KVCache
 from tensor import Tensor, optim
+from tests.kernels.devices import needs_device, on_each_device
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "heads"
 CASES = sorted(folder.name for folder in GOLDEN.iterdir())
 FLOATS = ("inputs_embeds", "encoder_hidden_states", "head_mask")
 
-every_case = pytest.mark.parametrize("case", CASES)
+every_case = on_each_device(CASES)
 
 
-def load(case: str):
+def load(case: str, device: str):
     """(model, expected arrays, inputs) of one folder."""
+    if device != "cpu":
+        needs_device()
     (class_name,) = json.loads((GOLDEN / case / "config.json").read_text())["architectures"]
-    model = getattr(minigpt, class_name).from_pretrained(GOLDEN / case)
+    model = getattr(minigpt, class_name).from_pretrained(GOLDEN / case, device)
     expected = load_file(GOLDEN / case / "expected.safetensors")
     return model, expected, under(expected, "inputs/")
 
@@ -65,9 +67,10 @@ def test_there_are_cases_of_every_class():
 
 
 @every_case
-def test_outputs_and_gradients(case):
-    model, expected, inputs = load(case)
-    leaves = {key: Tensor(inputs[key], requires_grad=True) for key in FLOATS if key in inputs}
+def test_outputs_and_gradients(case, device):
+    model, expected, inputs = load(case, device)
+    given = [key for key in FLOATS if key in inputs]
+    leaves = {key: Tensor(inputs[key], requires_grad=True, device=device) for key in given}
     out = model(**inputs | leaves, output_hidden_states=True, output_attentions=True)
 
     wanted = under(expected, "outputs/")
@@ -80,7 +83,7 @@ def test_outputs_and_gradients(case):
 
     loss = total_loss(out)
     if loss is None:
-        loss = (out[0] * Tensor(expected["cotangent"])).sum()
+        loss = (out[0] * Tensor(expected["cotangent"], device=device)).sum()
     loss.backward()
     tensors = dict(model.named_parameters()) | {f"inputs/{k}": x for k, x in leaves.items()}
     gradients = {name: x.grad.numpy() for name, x in tensors.items() if x.grad is not None}
@@ -89,9 +92,9 @@ def test_outputs_and_gradients(case):
 
 
 @every_case
-def test_the_same_without_attentions_and_cache(case):
+def test_the_same_without_attentions_and_cache(case, device):
     """Attention has a path that keeps its weights and one that does not."""
-    model, expected, inputs = load(case)
+    model, expected, inputs = load(case, device)
     options = {} if case == "question_answering" else {"use_cache": False}
     out = model(**inputs, **options)
     for key, value in out.items():
@@ -103,9 +106,9 @@ def test_the_same_without_attentions_and_cache(case):
 WITHOUT_LABELS = [case for case in CASES if case.startswith("base") or case.endswith("tanh")]
 
 
-@pytest.mark.parametrize("case", sorted({*CASES} - {*WITHOUT_LABELS}))
-def test_ten_adamw_steps(case):
-    model, expected, inputs = load(case)
+@on_each_device(sorted({*CASES} - {*WITHOUT_LABELS}))
+def test_ten_adamw_steps(case, device):
+    model, expected, inputs = load(case, device)
     model.train()  # dropout is 0 in every case
     optimizer = optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
     losses = []
