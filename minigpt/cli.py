@@ -241,7 +241,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, metavar="N", help="the same text again; another each time unless given"
     )
-    parser.add_argument("--device", default="cpu", help="where to compute (cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, emulator or auto (cpu)")
     parser.add_argument("--quiet", action="store_true", help="print the new text only")
 
 

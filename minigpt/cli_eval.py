@@ -63,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=8, metavar="N", help="rows at a time (8)"
     )
-    parser.add_argument("--device", default="cpu", help="where to compute (cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, emulator or auto (cpu)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument("--quiet", action="store_true", help="print only the results")
 

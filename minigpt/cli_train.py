@@ -58,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="change a setting of the preset, or of the run that is resumed; may be repeated",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, batches and dropout")
-    parser.add_argument("--device", help="cpu unless given")
+    parser.add_argument("--device", help="cpu, cuda, emulator or auto; cpu unless given")
     parser.add_argument("--quiet", action="store_true", help="print only the results")
 
 

@@ -22,6 +22,7 @@ from minigpt.run_setup import Tokenizer, is_made, model_config
 from minigpt.tasks import MODELS, read_task
 from minigpt.tokenizer import load_tokenizer
 from tensor import random
+from tensor.devices import get_backend
 
 FIXED_FIELDS = (
     "task", "n_layer", "n_head", "n_embd", "block_size", "dropout", "model", "freeze", "tokenizer",
@@ -42,9 +43,10 @@ class Parts:
 
 
 def new_parts(config: TrainConfig, report: Report | None = None) -> Parts:
-    """The parts of a new run. Raises as `read_data`, the tokenizers and `from_pretrained` do;
-    ValueError for a model and a tokenizer that don't belong together.
+    """The parts of a new run. Raises as `get_backend`, `read_data`, the tokenizers and
+    `from_pretrained` do; ValueError for a model and a tokenizer that don't belong together.
     """
+    get_backend(config.device)  # a device that can't be had is told before the text is read
     config = fitted_to_model(config)
     task = read_task(config, report=report)
     random.manual_seed(config.seed)
@@ -108,6 +110,7 @@ def saved_parts(
         raise ValueError(
             f"step {state['step']} of this run is past max_steps={config.max_steps}: raise it"
         )
+    get_backend(config.device)
     tokenizer = load_tokenizer(checkpoint)
     task = read_task(config, tokenizer)
     for data in (task.train, task.validation):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -287,10 +286,3 @@ def test_optimizers_step_as_numpys_and_save_their_state(_device, name, transfers
     assert (transfers.to_device, transfers.from_device) == (0, 0)
     clip_grad_norm(ours, 1.0)
     assert (transfers.to_device, transfers.from_device) == (0, 1)  # the norm, a Python number
-
-
-def test_light_until_asked_for():
-    """What the quick tests do without: no warning, no compiler, no kernels for a CPU tensor."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert (Tensor([1.0]) + 1).device == "cpu"
