@@ -1,13 +1,3 @@
-# ---
-# jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#   kernelspec:
-#     display_name: Python 3 (ipykernel)
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 1. From a number to a gradient
 #
@@ -40,7 +30,7 @@ import subprocess, sys
 from pathlib import Path
 
 here = Path.cwd()
-root = next((p for p in (here, *here.parents) if (p / "tutorials/exercises.py").is_file()), None)
+root = next((p for p in (here, *here.parents) if (p / "tutorials/tools").is_dir()), None)
 if root is None:
     if not REPOSITORY:
         raise SystemExit("This notebook stands alone: write the repository's address in REPOSITORY")
@@ -56,7 +46,7 @@ except ImportError:
 import numpy as np
 from tensor import Tensor, cross_entropy, gradcheck, optim
 from tutorials import check, show_solution, show_source
-from tutorials import pictures_01 as pictures
+from tutorials.tools import pictures_01 as pictures
 
 # %% [markdown]
 # ## 1. One number: which way should it go?

@@ -1,13 +1,3 @@
-# ---
-# jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#   kernelspec:
-#     display_name: Python 3 (ipykernel)
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 2. Train a tiny GPT-2
 #
@@ -40,7 +30,7 @@ import subprocess, sys
 from pathlib import Path
 
 here = Path.cwd()
-root = next((p for p in (here, *here.parents) if (p / "tutorials/exercises.py").is_file()), None)
+root = next((p for p in (here, *here.parents) if (p / "tutorials/tools").is_dir()), None)
 if root is None:
     if not REPOSITORY:
         raise SystemExit("This notebook stands alone: write the repository's address in REPOSITORY")
@@ -62,7 +52,7 @@ from minigpt.presets import TrainConfig
 from minigpt.training import Trainer
 from tensor import Tensor, attention, cross_entropy, optim
 from tutorials import check, show_solution, show_source
-from tutorials import pictures_02 as pictures
+from tutorials.tools import pictures_02 as pictures
 
 # A test of the lesson itself trains for a few steps only, into a folder of its own.
 test = os.environ.get("MINIGPT_LESSON_TEST")

@@ -7,8 +7,8 @@ import pytest
 
 from tensor import Tensor, optim
 from tutorials import check, show_solution
-from tutorials.exercises import EXERCISES, SOLUTIONS, verdict
 from tutorials.solutions import lesson_01, lesson_02
+from tutorials.tools.exercises import EXERCISES, SOLUTIONS, verdict
 
 
 def solution(name: str):

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tutorials.exercises import EXERCISES, SOLUTIONS
-from tutorials.notebooks import lessons, notebook_of
+from tutorials.tools.exercises import EXERCISES, SOLUTIONS
+from tutorials.tools.notebooks import lessons, notebook_of
 
 ROOT = Path(__file__).parents[2]
 LESSONS = lessons()
@@ -43,7 +43,7 @@ def test_a_notebook_is_made_from_its_script(lesson):
     pytest.importorskip("jupytext", reason="jupytext is not installed: the `tutorials` extra")
     made = notebook_of(lesson)
     assert lesson.with_suffix(".ipynb").read_text("utf-8") == made, (
-        "run python -m tutorials.notebooks"
+        "run python -m tutorials.tools.notebooks"
     )
 
 
@@ -168,7 +168,7 @@ def test_a_lesson_that_stands_alone_fetches_the_repository(tmp_path):
         [sys.executable, "-P", "cell.py"], cwd=alone, capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, run.stderr
-    assert (alone / "minigpt-repository" / "tutorials" / "exercises.py").is_file()
+    assert (alone / "minigpt-repository" / "tutorials" / "tools" / "exercises.py").is_file()
 
 
 def test_a_lesson_that_stands_alone_asks_for_the_address(tmp_path):

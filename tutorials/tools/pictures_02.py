@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tutorials.figures import (
+from tutorials.tools.figures import (
     BLUE,
     GREY,
     PALE,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensor import Tensor
-from tutorials.figures import BLUE, GREY, PALE, SAND, VERMILION, bare, new_figure, show
+from tutorials.tools.figures import BLUE, GREY, PALE, SAND, VERMILION, bare, new_figure, show
 
 
 def draw_slope(loss: Callable[[float], float], w: float, slope: float) -> None:

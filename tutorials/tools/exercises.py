@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutorials import exercises_01, exercises_02
-from tutorials.exercise import Exercise, Wrong, judge
 from tutorials.solutions import lesson_01, lesson_02
+from tutorials.tools import exercises_01, exercises_02
+from tutorials.tools.exercise import Exercise, Wrong, judge
 
 EXERCISES: dict[str, Exercise] = exercises_01.EXERCISES | exercises_02.EXERCISES
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SOLUTIONS = {"01": lesson_01, "02": lesson_02}
 
 

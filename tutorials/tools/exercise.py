@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tutorials.diagnosis import compare, numbers, shapes
+from tutorials.tools.diagnosis import compare, numbers, shapes
 
 Inputs = dict[str, Any]  # arguments by name, in order: arrays, and numbers where an array is none
 Results = dict[str, np.ndarray]

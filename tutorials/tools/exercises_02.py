@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensor import Tensor, attention, optim
-from tutorials.exercise import Exercise, Inputs, Results, Slip, Wrong
+from tutorials.tools.exercise import Exercise, Inputs, Results, Slip, Wrong
 
 # --- 02.1
 

@@ -1,4 +1,4 @@
-"""From a lesson's script to its notebook: `python -m tutorials.notebooks` after every edit.
+"""From a lesson's script to its notebook: `python -m tutorials.tools.notebooks` after every edit.
 
 A lesson is written as a script in jupytext's percent format, which can be read, compared and run as
 it is; the notebook beside it is made from it and holds no outputs. Needs jupytext (the `tutorials`
@@ -7,10 +7,10 @@ extra).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parents[1]
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
 def lessons() -> list[Path]:
@@ -26,9 +26,10 @@ def notebook_of(script: Path) -> str:
     notebook = jupytext.reads(script.read_text("utf-8"), fmt="py:percent")
     for number, cell in enumerate(notebook.cells, 1):
         cell["id"] = f"cell-{number:02}"  # jupytext's own are random
+    notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     notebook.nbformat_minor = 5
     nbformat.validate(notebook)
-    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return nbformat.writes(notebook).rstrip("\n") + "\n"
 
 
 def main() -> None:

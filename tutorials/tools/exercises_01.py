@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tensor import Tensor
-from tutorials.exercise import Exercise, Inputs, Results, Slip
+from tutorials.tools.exercise import Exercise, Inputs, Results, Slip
 
 Shape = tuple[int, ...]
 

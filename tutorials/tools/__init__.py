@@ -1,0 +1,1 @@
+"""What the lessons are made with: exercises and their checks, pictures, and the notebooks."""
