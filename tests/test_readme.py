@@ -83,8 +83,17 @@ def test_fine_tuning_with_adapters(tiny_run, capsys):
     run_minigpt("minigpt generate --model runs/adapted --max-new-tokens 3 The")
 
 
+def test_looking_into_a_file_of_weights_and_converting_it(tiny_run, capsys):
+    info, convert = next(block for block in SHELL if "minigpt info" in block).splitlines()
+    run_minigpt(info)
+    assert re.search(r"^total  .* kB$", capsys.readouterr().out, re.M)
+    run_minigpt(convert)
+    assert "openai: checkpoint, config.json, encoder.json" in capsys.readouterr().out
+    run_minigpt("minigpt generate --model openai --max-new-tokens 3 The")
+
+
 def test_there_is_no_other_shell_block():
-    assert len(SHELL) == 5
+    assert len(SHELL) == 6
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
