@@ -1,5 +1,5 @@
 // dropout.cu - y = x * kept * factor (Srivastava et al. 2014): element i is kept where its random
-// bits (philox.cuh) are at least `threshold` = p * 2^32, and then multiplied by factor = 1 / (1 - p).
+// bits (philox.cuh) are at least `threshold` = p * 2^32; factor = 1 / (1 - p).
 // It is its own backward, with dy for x. x, y: n floats.
 //
 // dropout_naive  One thread an element. Each computes eight elements' bits and uses one of them.

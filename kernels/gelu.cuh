@@ -5,7 +5,8 @@
 
 struct GeluValue { float y, slope; };  // y and dy/dx
 
-// s = P(X <= x) = (1 + erf(x / sqrt(2))) / 2 of a normal X;  dy/dx = s + x exp(-x^2 / 2) / sqrt(2 pi)
+// s = P(X <= x) = (1 + erf(x / sqrt(2))) / 2 of a normal X;
+// dy/dx = s + x exp(-x^2 / 2) / sqrt(2 pi)
 struct GeluExact {
     __device__ static float value(float x) { return x * (0.5f * (1.0f + erff(x * 0.70710678f))); }
     __device__ static GeluValue both(float x) {

@@ -12,8 +12,8 @@
 // layer_norm_warp       One warp a row: lanes read neighbouring addresses; walks two and three find
 //                       the row in the cache. blockDim.x: whole warps.
 // layer_norm_registers  The same with the row in registers, up to 2048 columns, loaded four at a
-//                       time: x is read once, by a quarter of the instructions. C % 4 == 0; x, y, w,
-//                       b at multiples of 16 bytes. blockDim.x: whole warps.
+//                       time: x is read once, by a quarter of the instructions. C % 4 == 0; x, y,
+//                       w, b at multiples of 16 bytes. blockDim.x: whole warps.
 //
 // layer_norm_backward_naive    dx: one thread a row.
 // layer_norm_backward_columns  dw and db: one thread a column, walking down all rows. Goes with
@@ -155,8 +155,9 @@ extern "C" __global__ void layer_norm_backward_block(
             sums[C + c] += d;
         }
         Sums whole = block_sums(sum_g, sum_gh);
+        float mean_g = whole.a / C, mean_gh = whole.b / C;
         for (int c = threadIdx.x; c < C; c += T)
-            dx[row * C + c] = r * (dy_row[c] * w[c] - whole.a / C - (x_row[c] - m) * r * (whole.b / C));
+            dx[row * C + c] = r * (dy_row[c] * w[c] - mean_g - (x_row[c] - m) * r * mean_gh);
     }
     for (int i = threadIdx.x; i < C; i += T) {
         parts[(long long)blockIdx.x * 2 * C + i] = sums[i];

@@ -265,7 +265,8 @@ extern "C" __global__ void __launch_bounds__(256, 2) matmul_vector(
     Product p{A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb};
     Place place = place_of_block(p, 128, 128);
     p = p.at(place.matrix, ndim, batch, a_strides, b_strides);
-    Quad from_a(p.A, lda, transpose_a, place.m, M, K), from_b(p.B, ldb, !transpose_b, place.n, N, K);
+    Quad from_a(p.A, lda, transpose_a, place.m, M, K);
+    Quad from_b(p.B, ldb, !transpose_b, place.n, N, K);
     int x = threadIdx.x % 16, y = threadIdx.x / 16;
     float sum[8][8] = {};
     float4 next_a = from_a.load(), next_b = from_b.load();

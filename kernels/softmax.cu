@@ -33,7 +33,8 @@ __device__ inline Part thread_a_row() {
     return {(long long)blockIdx.x * blockDim.x + threadIdx.x, 0, 1};
 }
 __device__ inline Part warp_a_row() {
-    return {(long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, (int)threadIdx.x % 32, 32};
+    long long row = (long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    return {row, (int)threadIdx.x % 32, 32};
 }
 __device__ inline Part block_a_row() { return {blockIdx.x, (int)threadIdx.x, (int)blockDim.x}; }
 

@@ -1,4 +1,4 @@
-"""Attention on CUDA devices: the kernels of `kernels/attention.cu`, whose header explains them.
+"""Attention on CUDA devices: the kernels of `kernels/attention*.cu`, whose headers explain them.
 
 The plain path writes the (T, S) scores to memory; it is there for the weights, for large heads, and
 to compare with. The others keep memory that grows with T alone.
@@ -49,7 +49,7 @@ def attention(
     out = _empty_heads(be, B, H, T, D)
     if out.size:
         tiles = how.name.startswith("attention_tiles")
-        be.kernel("attention.cu", how.name)(
+        be.kernel("attention_tiles.cu" if tiles else "attention.cu", how.name)(
             q.strided, k.strided, v.strided, _strided(bias), out.strided, top, inverse, B * H, H, T,
             S, D, *(x.strides[:3] for x in (q, k, v, out)), _bias_strides(bias, (B, H, T, S)),
             scale, int(causal), *_dropping(dropout), *([_vector(D, q, k, v)] if tiles else []),
@@ -125,7 +125,7 @@ def _tiles_backward(
     S, heads, size = k.shape[2], B * H, _tile(D)
     top, inverse = stats
     r = be.empty((B, H, T), q.dtype)
-    be.kernel("attention.cu", "attention_row_products")(
+    be.kernel("attention_tiles_backward.cu", "attention_row_products")(
         dout.strided, out.strided, r, heads, H, T, D, dout.strides[:3], out.strides[:3],
         grid=ceil_div(heads * T, how.block // 32), block=how.block, order=how.order,
     )  # fmt: skip
@@ -135,11 +135,11 @@ def _tiles_backward(
     strides = [x.strides[:3] for x in inputs]
     numbers = (_bias_strides(bias, (B, H, T, S)), scale, int(causal), *_dropping(dropout),
                _vector(D, *inputs))  # fmt: skip
-    be.kernel("attention.cu", f"attention_tiles_backward_queries_{size}")(
+    be.kernel("attention_tiles_backward.cu", f"attention_tiles_backward_queries_{size}")(
         *arrays, dq.strided, heads, H, T, S, D, *strides, dq.strides[:3], *numbers,
         grid=heads * ceil_div(T, 32), block=64, order=how.order,
     )  # fmt: skip
-    be.kernel("attention.cu", f"attention_tiles_backward_keys_{size}")(
+    be.kernel("attention_tiles_backward.cu", f"attention_tiles_backward_keys_{size}")(
         *arrays, dk.strided, dv.strided, heads, H, T, S, D, *strides, dk.strides[:3],
         dv.strides[:3], *numbers, grid=heads * ceil_div(S, 32), block=64, order=how.order,
     )  # fmt: skip

@@ -1,0 +1,215 @@
+// attention_tiles_backward.cu - the derivative of attention_tiles.cu; attention.cuh has the
+// formulas and the parameters.
+//
+// Scores are computed again from q, k and each row's top and inverse, so nothing of size T S is
+// kept. Two kernels, each with sums of its own in registers: attention_tiles_backward_queries_… has
+// 32 queries a block and walks along the keys for dq, …_keys_… has 32 keys a block and walks along
+// the queries for dk and dv. Both do the products q k^T and dout v^T. One kernel that did these once
+// would have to add dq by atomics, in another order each time: 7 products instead of 5 are the price
+// of the same bits. attention_row_products gives them r.
+// block 64; grid heads * ceil(T / 32) and heads * ceil(S / 32).
+#include "attention_tiles.cuh"
+
+// r = sum over D of dout out: a warp a row.
+extern "C" __global__ void attention_row_products(
+        const float* __restrict__ dout, const float* __restrict__ out, float* __restrict__ r,
+        int heads, int H, int T, int D, Dims dout_strides, Dims out_strides) {
+    long long row = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
+    if (row >= (long long)heads * T) return;
+    int number = row / T, t = row % T;
+    const float* dout_row = Input(dout, dout_strides, number, H).row(t);
+    const float* out_row = Input(out, out_strides, number, H).row(t);
+    float sum = 0.0f;
+    for (int d = threadIdx.x % 32; d < D; d += 32) sum += dout_row[d] * out_row[d];
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) r[row] = sum;
+}
+
+template <int D, int M, int N>
+__device__ void tiles_backward_queries(Input dout, Input q, Input k, Input v, const float* top,
+                                       const float* inverse, const float* r, Output dq,
+                                       const Head& head, int block, int columns, float scale,
+                                       int vector) {
+    typedef Tile<D, M> Rows;
+    typedef Tile<D, N> Columns;
+    typedef Weights<M, N> Block;
+    __shared__ Rows queries;
+    __shared__ Rows douts;
+    __shared__ Columns keys;
+    __shared__ Columns values;
+    __shared__ Block weights;
+    int x = threadIdx.x % 8, y = threadIdx.x / 8, t0 = block * M;
+    load<D, M, 2 * M>(queries, q, t0, head.T, columns, scale, vector);
+    load<D, M, 2 * M>(douts, dout, t0, head.T, columns, 1.0f, vector);
+    float4 o[4][D / 32] = {};
+    float row_top[4], row_inverse[4], row_r[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int t = min(t0 + y + M / 4 * i, head.T - 1);  // a row outside has no scores
+        row_top[i] = top[t], row_inverse[i] = inverse[t], row_r[i] = r[t];
+    }
+    int end = head.seen(min(t0 + M, head.T) - 1);
+    for (int s0 = 0; s0 < end; s0 += N) {
+        __syncthreads();
+        load<D, N, 2 * M>(keys, k, s0, head.S, columns, 1.0f, vector);
+        load<D, N, 2 * M>(values, v, s0, head.S, columns, 1.0f, vector);
+        if (head.dropping) fill_factors<M, N, 2 * M, false>(weights, head, t0, s0);
+        __syncthreads();
+        float s[4][N / 8], da[4][N / 8];
+        products<D, M, N>(queries, keys, x, y, s);
+        products<D, M, N>(douts, values, x, y, da);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int j = 0; j < N / 8; j++) {
+                int row = y + M / 4 * i, column = x + 8 * j;
+                float score = head.score(s[i][j], t0 + row, s0 + column);
+                float p = exp_below(score, row_top[i]) * row_inverse[i];
+                float& place = weights.at[row][column];
+                place = p * ((head.dropping ? place : 1.0f) * da[i][j] - row_r[i]);
+            }
+        __syncwarp();
+        add_products<D, M, N>(weights, keys, x, y, o);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int t = t0 + y + M / 4 * i;
+        if (t >= head.T) continue;
+#pragma unroll
+        for (int c = 0; c < D / 32; c++)
+            store(dq.row(t), 4 * (x + 8 * c), columns, o[i][c], scale);
+    }
+}
+
+template <int D, int M, int N>
+__device__ void tiles_backward_keys(Input dout, Input q, Input k, Input v, const float* top,
+                                    const float* inverse, const float* r, Output dk, Output dv,
+                                    const Head& head, int block, int columns, float scale,
+                                    int vector) {
+    typedef Tile<D, M> Rows;
+    typedef Tile<D, N> Columns;
+    typedef Weights<M, N> Block;
+    __shared__ Rows keys;
+    __shared__ Rows values;
+    __shared__ Columns queries;
+    __shared__ Columns douts;
+    __shared__ Block weights;
+    int x = threadIdx.x % 8, y = threadIdx.x / 8, s0 = block * M;
+    load<D, M, 2 * M>(keys, k, s0, head.S, columns, 1.0f, vector);
+    load<D, M, 2 * M>(values, v, s0, head.S, columns, 1.0f, vector);
+    float4 k_sum[4][D / 32] = {}, v_sum[4][D / 32] = {};
+    for (int t0 = head.first_to_see(s0) / N * N; t0 < head.T; t0 += N) {
+        __syncthreads();
+        load<D, N, 2 * M>(queries, q, t0, head.T, columns, scale, vector);
+        load<D, N, 2 * M>(douts, dout, t0, head.T, columns, 1.0f, vector);
+        if (head.dropping) fill_factors<M, N, 2 * M, true>(weights, head, t0, s0);
+        __syncthreads();
+        float s[4][N / 8], da[4][N / 8];
+        products<D, M, N>(keys, queries, x, y, s);
+        products<D, M, N>(values, douts, x, y, da);
+#pragma unroll
+        for (int j = 0; j < N / 8; j++) {
+            int column = x + 8 * j, t = min(t0 + column, head.T - 1);
+            float row_top = top[t], row_inverse = inverse[t], row_r = r[t];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int row = y + M / 4 * i;
+                float score = head.score(s[i][j], t0 + column, s0 + row);
+                float p = exp_below(score, row_top) * row_inverse;
+                float& place = weights.at[row][column];
+                float m = head.dropping ? place : 1.0f;
+                place = p * m;
+                s[i][j] = p * (m * da[i][j] - row_r);
+            }
+        }
+        __syncwarp();
+        add_products<D, M, N>(weights, douts, x, y, v_sum);
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int j = 0; j < N / 8; j++) weights.at[y + M / 4 * i][x + 8 * j] = s[i][j];
+        __syncwarp();
+        add_products<D, M, N>(weights, queries, x, y, k_sum);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int s = s0 + y + M / 4 * i;
+        if (s >= head.S) continue;
+#pragma unroll
+        for (int c = 0; c < D / 32; c++) {
+            store(dk.row(s), 4 * (x + 8 * c), columns, k_sum[i][c], 1.0f);
+            store(dv.row(s), 4 * (x + 8 * c), columns, v_sum[i][c], 1.0f);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_backward_queries_32(
+        const float* __restrict__ dout, const float* __restrict__ q, const float* __restrict__ k,
+        const float* __restrict__ v, const float* __restrict__ OPTIONAL bias,
+        const float* __restrict__ top, const float* __restrict__ inverse,
+        const float* __restrict__ r, float* __restrict__ dq, int heads, int H, int T, int S, int D,
+        Dims dout_strides, Dims q_strides, Dims k_strides, Dims v_strides, Dims dq_strides,
+        Dims bias_strides, float scale, int causal, int dropping, unsigned long long seed,
+        unsigned long long draw, unsigned threshold, float factor, int vector) {
+    int number = blockIdx.x % heads, block = (gridDim.x - 1 - blockIdx.x) / heads;
+    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
+    long long row = (long long)number * T;
+    tiles_backward_queries<32, 32, 32>(
+        Input(dout, dout_strides, number, H), Input(q, q_strides, number, H),
+        Input(k, k_strides, number, H), Input(v, v_strides, number, H), top + row, inverse + row,
+        r + row, Output(dq, dq_strides, number, H), head, block, D, scale, vector);
+}
+extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_backward_keys_32(
+        const float* __restrict__ dout, const float* __restrict__ q, const float* __restrict__ k,
+        const float* __restrict__ v, const float* __restrict__ OPTIONAL bias,
+        const float* __restrict__ top, const float* __restrict__ inverse,
+        const float* __restrict__ r, float* __restrict__ dk, float* __restrict__ dv, int heads,
+        int H, int T, int S, int D, Dims dout_strides, Dims q_strides, Dims k_strides,
+        Dims v_strides, Dims dk_strides, Dims dv_strides, Dims bias_strides, float scale,
+        int causal, int dropping, unsigned long long seed, unsigned long long draw,
+        unsigned threshold, float factor, int vector) {
+    int number = blockIdx.x % heads, block = blockIdx.x / heads;  // the first keys are seen by most
+    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
+    long long row = (long long)number * T;
+    tiles_backward_keys<32, 32, 32>(
+        Input(dout, dout_strides, number, H), Input(q, q_strides, number, H),
+        Input(k, k_strides, number, H), Input(v, v_strides, number, H), top + row, inverse + row,
+        r + row, Output(dk, dk_strides, number, H), Output(dv, dv_strides, number, H), head, block,
+        D, scale, vector);
+}
+
+extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_backward_queries_64(
+        const float* __restrict__ dout, const float* __restrict__ q, const float* __restrict__ k,
+        const float* __restrict__ v, const float* __restrict__ OPTIONAL bias,
+        const float* __restrict__ top, const float* __restrict__ inverse,
+        const float* __restrict__ r, float* __restrict__ dq, int heads, int H, int T, int S, int D,
+        Dims dout_strides, Dims q_strides, Dims k_strides, Dims v_strides, Dims dq_strides,
+        Dims bias_strides, float scale, int causal, int dropping, unsigned long long seed,
+        unsigned long long draw, unsigned threshold, float factor, int vector) {
+    int number = blockIdx.x % heads, block = (gridDim.x - 1 - blockIdx.x) / heads;
+    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
+    long long row = (long long)number * T;
+    tiles_backward_queries<64, 32, 32>(
+        Input(dout, dout_strides, number, H), Input(q, q_strides, number, H),
+        Input(k, k_strides, number, H), Input(v, v_strides, number, H), top + row, inverse + row,
+        r + row, Output(dq, dq_strides, number, H), head, block, D, scale, vector);
+}
+extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_backward_keys_64(
+        const float* __restrict__ dout, const float* __restrict__ q, const float* __restrict__ k,
+        const float* __restrict__ v, const float* __restrict__ OPTIONAL bias,
+        const float* __restrict__ top, const float* __restrict__ inverse,
+        const float* __restrict__ r, float* __restrict__ dk, float* __restrict__ dv, int heads,
+        int H, int T, int S, int D, Dims dout_strides, Dims q_strides, Dims k_strides,
+        Dims v_strides, Dims dk_strides, Dims dv_strides, Dims bias_strides, float scale,
+        int causal, int dropping, unsigned long long seed, unsigned long long draw,
+        unsigned threshold, float factor, int vector) {
+    int number = blockIdx.x % heads, block = blockIdx.x / heads;  // the first keys are seen by most
+    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
+    long long row = (long long)number * T;
+    tiles_backward_keys<64, 32, 32>(
+        Input(dout, dout_strides, number, H), Input(q, q_strides, number, H),
+        Input(k, k_strides, number, H), Input(v, v_strides, number, H), top + row, inverse + row,
+        r + row, Output(dk, dk_strides, number, H), Output(dv, dv_strides, number, H), head, block,
+        D, scale, vector);
+}
