@@ -284,15 +284,15 @@ def _final_length(
     limit: int, prompt: int, config: GenerationConfig, given: dict[str, Any]
 ) -> int:
     """Up to which length to generate; ValueError if that does not fit the context."""
+    if prompt >= limit:
+        raise ValueError(
+            f"the prompt of {prompt} tokens fills the context of {limit} (n_positions): shorten it"
+        )
     if config.max_new_tokens is not None:
         stop = prompt + config.max_new_tokens
     elif config.max_length is None or (
         config.max_length == DEFAULT_LENGTH and given.get("max_length") is None
     ):
-        if prompt >= limit:
-            raise ValueError(
-                f"the prompt of {prompt} tokens fills the context of {limit} (n_positions)"
-            )
         stop = min(prompt + DEFAULT_LENGTH, limit)
     else:
         stop = config.max_length
@@ -304,7 +304,7 @@ def _final_length(
         raise ValueError(
             f"a prompt of {prompt} tokens and {stop - prompt} new ones make {stop}, but the "
             f"context (n_positions) is {limit}: shorten the prompt or ask for at most "
-            f"{max(0, limit - prompt)} new tokens"
+            f"{limit - prompt} new tokens"
         )
     for name, least in (("min_length", 0), ("min_new_tokens", prompt)):
         if given.get(name) is not None and given[name] + least > stop:

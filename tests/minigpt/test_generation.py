@@ -308,6 +308,10 @@ def test_wrong_prompts_are_named(model):
         model.generate(inputs=IDS)
     with pytest.raises(IndexError):
         model.generate([[31]])
+    full = np.ones((1, model.config.n_positions), int)
+    for options in ({}, {"max_new_tokens": 5}):
+        with pytest.raises(ValueError, match=r"fills the context of 24 \(n_positions\): shorten"):
+            model.generate(full, **options)
 
 
 @pytest.mark.parametrize(
