@@ -13,7 +13,7 @@
 //                  rescaled when a new maximum appears (the online softmax, Milakov and Gimelshein
 //                  2018); at the end the warps' results are merged. For decoding, where a query a
 //                  head is all there is: k and v are read once, by many warps. D <= 256; shared
-//                  memory blockDim.x / 32 * D floats.
+//                  memory blockDim.x / 32 * D floats. Up to 256 threads, for the registers.
 #include "attention.cuh"
 
 // --- plain: scores in memory. The first of a row's columns of a thread, and the step to the next:
@@ -112,7 +112,7 @@ extern "C" __global__ void attention_softmax_backward_warp(
 
 // --- a block a query
 
-extern "C" __global__ void attention_rows(
+extern "C" __global__ void __launch_bounds__(256) attention_rows(
         const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
         const float* __restrict__ OPTIONAL bias, float* __restrict__ out, float* __restrict__ top,
         float* __restrict__ inverse, int heads, int H, int T, int S, int D, Dims q_strides,

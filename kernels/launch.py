@@ -17,7 +17,14 @@ import numpy as np
 
 from kernels.array import DeviceArray, Strided
 from kernels.interface import Device, KernelError, Sizes
-from kernels.signature import POINTERS, SIZES, Parameter, packing, read_signatures
+from kernels.signature import (
+    POINTERS,
+    SIZES,
+    Parameter,
+    packing,
+    read_launch_bounds,
+    read_signatures,
+)
 
 __all__ = ["HERE", "Kernel", "KernelError", "Module", "load"]
 
@@ -49,8 +56,9 @@ class Module:
         source = path.read_text(encoding="utf-8")
         self.path, self.file, self.device = path, path.name, device
         signatures = read_signatures(source, path.name)
-        entries = device.compile(path, signatures)
-        self.kernels = {name: Kernel(name, parameters, device, entries[name])
+        entries, bounds = device.compile(path, signatures), read_launch_bounds(source)
+        self.kernels = {name: Kernel(name, parameters, device, entries[name],
+                                     bounds.get(name, MAX_THREADS))
                         for name, parameters in signatures.items()}
 
     def __getitem__(self, name: str) -> Kernel:
@@ -76,8 +84,9 @@ class Kernel:
     """
 
     def __init__(self, name: str, parameters: tuple[Parameter, ...], device: Device,
-                 entry: Any) -> None:
+                 entry: Any, max_threads: int = MAX_THREADS) -> None:
         self.name, self.parameters, self.device, self._entry = name, parameters, device, entry
+        self.max_threads = max_threads          # in a block: what __launch_bounds__ says
         self._struct, _ = packing(parameters)
         self._adders = [_adder(name, parameter, device) for parameter in parameters]
 
@@ -90,9 +99,9 @@ class Kernel:
         for add, argument in zip(self._adders, arguments):
             add(values, argument)
         grid, block = self._sizes("grid", grid, MAX_GRID), self._sizes("block", block, MAX_BLOCK)
-        if block[0] * block[1] * block[2] > MAX_THREADS:
+        if block[0] * block[1] * block[2] > self.max_threads:
             raise ValueError(f"{self.name}: block {block} has {math.prod(block)} threads; "
-                             f"{MAX_THREADS} is the most")
+                             f"{self.max_threads} is the most")
         if not 0 <= shared <= MAX_SHARED:
             raise ValueError(f"{self.name}: {shared} bytes of shared memory; 0 to {MAX_SHARED} are "
                              "possible")

@@ -61,7 +61,7 @@ extern "C" __global__ void layer_norm_warp(
     if (lane == 0) mean[row] = m, rstd[row] = r;
 }
 
-extern "C" __global__ void layer_norm_registers(
+extern "C" __global__ void __launch_bounds__(256) layer_norm_registers(
         const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
         float* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int C,
         float eps) {

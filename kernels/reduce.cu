@@ -93,8 +93,8 @@ __device__ void reduce_warp(const T* x, T* y, long long kept, int kept_ndim,
     }
 }
 
-// Blocks of any multiple of 32 threads.
-extern "C" __global__ void sum_warp_float(
+// Blocks of any multiple of 32 threads; the bound holds the registers to what 1024 of them have.
+extern "C" __global__ void __launch_bounds__(1024) sum_warp_float(
     const float* x, float* y, long long kept, int kept_ndim,
     const __grid_constant__ Dims kept_shape, const __grid_constant__ Dims kept_strides,
     long long count, int count_ndim, const __grid_constant__ Dims count_shape,
@@ -103,7 +103,7 @@ extern "C" __global__ void sum_warp_float(
                             count_shape, count_strides);
 }
 
-extern "C" __global__ void sum_warp_long(
+extern "C" __global__ void __launch_bounds__(1024) sum_warp_long(
     const long long* x, long long* y, long long kept, int kept_ndim,
     const __grid_constant__ Dims kept_shape, const __grid_constant__ Dims kept_strides,
     long long count, int count_ndim, const __grid_constant__ Dims count_shape,
@@ -112,7 +112,7 @@ extern "C" __global__ void sum_warp_long(
                                 count_shape, count_strides);
 }
 
-extern "C" __global__ void max_warp_float(
+extern "C" __global__ void __launch_bounds__(1024) max_warp_float(
     const float* x, float* y, long long kept, int kept_ndim,
     const __grid_constant__ Dims kept_shape, const __grid_constant__ Dims kept_strides,
     long long count, int count_ndim, const __grid_constant__ Dims count_shape,
@@ -121,7 +121,7 @@ extern "C" __global__ void max_warp_float(
                             count_shape, count_strides);
 }
 
-extern "C" __global__ void max_warp_long(
+extern "C" __global__ void __launch_bounds__(1024) max_warp_long(
     const long long* x, long long* y, long long kept, int kept_ndim,
     const __grid_constant__ Dims kept_shape, const __grid_constant__ Dims kept_strides,
     long long count, int count_ndim, const __grid_constant__ Dims count_shape,

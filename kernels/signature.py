@@ -23,7 +23,8 @@ _SAME = {"unsigned int": "unsigned", "long long int": "long long", "half": "__ha
          "unsigned long long int": "unsigned long long", "nv_bfloat16": "__nv_bfloat16"}
 _COMMENTS = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _KERNEL = re.compile(
-    r'(?P<extern>extern\s+"C"\s+)?__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?'
+    r'(?P<extern>extern\s+"C"\s+)?__global__\s+void\s+'
+    r"(?:__launch_bounds__\s*\(\s*(?P<threads>\d+)[^)]*\)\s*)?"
     r"(?P<name>\w+)\s*\((?P<parameters>[^)]*)\)"
 )
 
@@ -81,6 +82,12 @@ def read_signatures(source: str, file: str) -> Signatures:
         texts = [text.strip() for text in match["parameters"].split(",")]
         signatures[name] = tuple(_parameter(t, f"{file}: {name}") for t in texts if t)
     return signatures
+
+
+def read_launch_bounds(source: str) -> dict[str, int]:
+    """{kernel name: threads of its largest block}, of those that say it by __launch_bounds__(N)."""
+    return {match["name"]: int(match["threads"])
+            for match in _KERNEL.finditer(without_comments(source)) if match["threads"]}
 
 
 def _parameter(text: str, where: str) -> Parameter:

@@ -2,25 +2,31 @@
 
 A cubin is an ELF file (64 bits, little-endian). Its section `.nv.info.NAME` is a list of records:
 a byte for the form, a byte for the attribute, two bytes of value; in form 4 these are the length of
-what follows. Attribute 0x17 has a parameter's number, offset and size, 0x19 the size of all;
-attribute 0x2f, in the section `.nv.info` of the file, has the registers of the kernel of a symbol.
+what follows. Attribute 0x17 has a parameter's number, offset and size, 0x19 the size of all, 0x05
+the threads that __launch_bounds__ allows a block. Attribute 0x2f, in the section `.nv.info` of the
+file, has the registers of the kernel of a symbol.
 """
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-KPARAM_INFO, CBANK_PARAM_SIZE, REGCOUNT, FORM_WITH_BYTES = 0x17, 0x19, 0x2F, 4
+KPARAM_INFO, CBANK_PARAM_SIZE, REGCOUNT, MAX_THREADS = 0x17, 0x19, 0x2F, 0x05
+FORM_WITH_BYTES = 4
 
 
 @dataclass
 class KernelFacts:
-    """offsets and sizes of the parameters, in bytes; registers a thread; static shared bytes."""
+    """offsets and sizes of the parameters, in bytes; registers a thread; static shared bytes; the
+    largest block that the source allows.
+    """
 
     parameters: dict[int, tuple[int, int]] = field(default_factory=dict)
     parameter_bytes: int = 0
     registers: int = 0
     shared: int = 0
+    max_threads: int = 1024
 
 
 def sections(elf: bytes) -> dict[str, tuple[bytes, int, int]]:
@@ -48,6 +54,8 @@ def kernels(elf: bytes) -> dict[str, KernelFacts]:
             elif attribute == KPARAM_INFO:
                 _, number, offset, flags = struct.unpack("<IHHI", content)
                 facts.parameters[number] = (offset, flags >> 18)
+            elif attribute == MAX_THREADS:
+                facts.max_threads = math.prod(struct.unpack("<III", content))
         facts.shared = parts.get(f".nv.shared.{name}", (b"", 0, 0))[1]
     symbols, texts = parts[".symtab"][0], parts[".strtab"][0]
     for attribute, _, content in records(parts[".nv.info"][0]):

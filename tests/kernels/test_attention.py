@@ -17,7 +17,7 @@ LOW = np.finfo(np.float32).min
 FORWARD = [Version("attention_softmax_naive", 32), Version("attention_softmax_naive", 256),
            Version("attention_softmax_warp", 32), Version("attention_softmax_warp", 256),
            Version("attention_rows", 32), Version("attention_rows", 128),
-           Version("attention_rows", 1024), Version("attention_tiles", 128)]
+           Version("attention_rows", 256), Version("attention_tiles", 128)]
 BACKWARD = [Version("attention_softmax_backward_naive", 64),
             Version("attention_softmax_backward_warp", 64), Version("attention_tiles_backward", 64)]
 # (B, H, T, S, D): one at a time 1, 33, 65 and 1000; D of 33 and 64 take the larger tiles

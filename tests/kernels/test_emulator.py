@@ -14,7 +14,7 @@ from kernels.device import get_device
 from kernels.emulator import build
 from kernels.emulator.device import EmulatorDevice
 from kernels.launch import KernelError, Module, load
-from kernels.signature import packing, read_signatures
+from kernels.signature import packing, read_launch_bounds, read_signatures
 from tests.kernels.emulated import maker, needs_compiler
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +107,15 @@ def test_a_wrong_argument_is_named(make):
         softmax(x, x, 2, 3, grid=1, block=32, order="sideways")
     with pytest.raises(KeyError, match="softmax.cu has no kernel 'sofmax', but softmax_naive"):
         load("softmax.cu", device)["sofmax"]
+
+
+def test_launch_bounds_are_read_from_the_source():
+    source = '''extern "C" __global__ void __launch_bounds__(128, 3) a(int n) {}
+        extern "C" __global__ void b(int n) {}
+        extern "C" __global__ void __launch_bounds__( 64 )
+        c(int n) {} // __launch_bounds__(32) b'''
+    assert read_launch_bounds(source) == {"a": 128, "c": 64}
+    assert list(read_signatures(source, "a.cu")) == ["a", "b", "c"]
 
 
 def test_signatures_are_read_from_the_source():

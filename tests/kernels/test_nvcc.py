@@ -13,6 +13,7 @@ from kernels.signature import SIZES, packing, read_signatures
 from tests.kernels import cubin
 
 ARCHITECTURES = ["75", "80", "86", "89", "90"]
+REGISTERS = 65536       # that a block may have on each of them
 
 pytestmark = pytest.mark.slow
 
@@ -53,4 +54,9 @@ def test_nvcc_compiles_it_as_the_host_believes(nvcc, file, tmp_path):
                      8 * SIZES.get(p.type, 0) or 4 for p in parameters]
             assert [facts.parameters[i][1] for i in range(len(parameters))] == sizes, name
             assert facts.shared <= MAX_SHARED + 1024, name      # sm_90 has 1 KiB of its own
-            assert 0 < facts.registers <= 255, name
+            # Where the source names no smaller block, one of 1024 threads must find registers;
+            # a warp gets them in eights a thread.
+            warps = -(-facts.max_threads // 32)
+            assert 0 < -(-facts.registers // 8) * 8 * 32 * warps <= REGISTERS, (
+                f"{name}: {facts.registers} registers are too many for a block of "
+                f"{facts.max_threads} threads: give it __launch_bounds__")
