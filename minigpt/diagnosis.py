@@ -31,14 +31,19 @@ def _first_non_finite(model: Module) -> str:
 
 def out_of_memory(step: int, config: TrainConfig, error: MemoryError) -> MemoryError:
     """An error that says what to lower, and how to keep the result all the same."""
+    tokens = f"{config.batch_size} x {config.block_size} tokens at a time"
+    return MemoryError(f"step {step}, {tokens} ({error}): {what_needs_less(config)}")
+
+
+def what_needs_less(config: TrainConfig) -> str:
+    """Which settings to change where a step does not fit into the memory."""
     B, times = config.batch_size, config.grad_accumulation
-    if B > 1:
-        half = next(n for n in range(2, B + 1) if B % n == 0)
-        advice = (
-            f"batch_size={B // half} with grad_accumulation={times * half} needs less and gives "
-            "the same gradients; or lower block_size, or the size of the model"
+    if B == 1:
+        return "lower block_size or the size of the model" + (
+            "" if config.recompute else ", or set recompute=true"
         )
-    else:
-        advice = "lower block_size or the size of the model"
-    tokens = f"{B} x {config.block_size} tokens at a time"
-    return MemoryError(f"step {step}, {tokens} ({error}): {advice}")
+    part = next(n for n in range(2, B + 1) if B % n == 0)
+    return (
+        f"batch_size={B // part} with grad_accumulation={times * part} needs less and gives the "
+        "same gradients; or lower block_size, or the size of the model"
+    )

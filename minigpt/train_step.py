@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minigpt.data import Batch
+from minigpt.data import Batch, Examples
 from minigpt.diagnosis import require_finite
 from minigpt.distributed import Group, own_rows, step_seed
 from minigpt.evaluation import batch_loss, target_count
@@ -38,6 +38,23 @@ def make_optimizer(
     if config.shard_optimizer:
         return ShardedAdamW(groups, processes, lr=config.lr, betas=betas)
     return optim.AdamW(groups, lr=config.lr, betas=betas)
+
+
+def draw_batches(data: Examples, config: TrainConfig, step: int, rows: int) -> list[Batch]:
+    """The micro-batches of a step, the same in every process; ``rows`` were drawn before it."""
+    shape, seed = (config.batch_size, config.block_size), config.seed
+    if config.order == "random":
+        return [
+            data.random_batch(*shape, seed=seed, step=step, micro_batch=number)
+            for number in range(config.grad_accumulation)
+        ]
+    shuffled = config.order == "epochs"
+    return [
+        data.epoch_batch(
+            *shape, seed=seed, row=rows + number * config.batch_size, shuffled=shuffled
+        )
+        for number in range(config.grad_accumulation)
+    ]
 
 
 def begin_step(processes: Group, seed: int, step: int) -> None:

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,7 @@ from minigpt.pretrained import PreTrainedModel
 from minigpt.progress import Progress, Report, StopOnSignal, tell
 from minigpt.run_folder import NoLog, RunFolder, RunLog
 from minigpt.run_parts import callbacks_for, new_parts, refuse_to_overwrite, saved_parts
+from minigpt.run_report import TrainResult, describe_run, step_line
 from minigpt.run_setup import Tokenizer
 from minigpt.run_state import save_model, saved_config, write_checkpoint
 from minigpt.sampling import generate_beyond_context
@@ -46,25 +46,10 @@ from minigpt.train_step import (
     StepStats,
     add_gradients,
     begin_step,
+    draw_batches,
     make_optimizer,
 )
 from tensor import optim, random
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a run ended. Losses are in nats per token, or per example of a labelled file."""
-
-    step: int
-    interrupted: bool  # by a signal: then there is no loss of the whole split, and no sample
-    first_validation_loss: float  # before the first step; this and the next on the same windows
-    last_validation_loss: float
-    whole_validation_loss: float | None = None  # over every token of the split
-    sample: str | None = None
-    stopped_early: bool = False  # after `patience` evaluations without a better one
-    best_step: int = 0
-    best_validation_loss: float = math.nan
-    score: str | None = None  # how many answers are right, where there are answers
 
 
 class Trainer:
@@ -263,19 +248,7 @@ class Trainer:
 
     def describe(self) -> str:
         """What is going to happen, in a few lines."""
-        shape, config = self.model.config, self.config
-        parameters = f"{self.model.num_parameters():,} parameters"
-        if config.freeze or config.lora_rank:
-            parameters += f", {self.model.num_parameters(only_trainable=True):,} of them trained"
-        return (
-            f"{self.train_data.unit}: {len(self.train_data):,} to train on, "
-            f"{len(self.validation_data):,} to validate; a vocabulary of "
-            f"{len(self.tokenizer):,}\n"
-            f"model: n_layer {shape.n_layer}, n_head {shape.n_head}, n_embd {shape.n_embd}, "
-            f"context {shape.n_positions}: {parameters}\n"
-            f"run: step {self.step} to {config.max_steps}, {self.tokens_per_step:,} tokens each, "
-            f"in {self.folder.path}"
-        )
+        return describe_run(self)
 
     @property
     def tokens_per_step(self) -> int:
@@ -296,7 +269,7 @@ class Trainer:
         started = time.perf_counter()
         self.optimizer.zero_grad()
         begin_step(processes, config.seed, self.step)
-        self.batches = [self._draw(number) for number in range(config.grad_accumulation)]
+        self.batches = draw_batches(self.train_data, config, self.step, self.rows)
         try:
             step_loss = add_gradients(self.model, self.batches, processes, self.step)
         except MemoryError as error:
@@ -319,19 +292,6 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_step(self, stats)
         return stats
-
-    def _draw(self, micro_batch: int) -> Batch:
-        """The micro-batch of this number of the step at hand, the same in every process."""
-        config = self.config
-        shape, seed = (config.batch_size, config.block_size), config.seed
-        if config.order == "random":
-            return self.train_data.random_batch(
-                *shape, seed=seed, step=self.step, micro_batch=micro_batch
-            )
-        row = self.rows + micro_batch * config.batch_size
-        return self.train_data.epoch_batch(
-            *shape, seed=seed, row=row, shuffled=config.order == "epochs"
-        )
 
     def evaluate(self) -> float:
         """Estimate the validation loss, on the same ``eval_batches`` batches every time."""
@@ -444,10 +404,7 @@ class Trainer:
             grad_norm=stats.grad_norm,
             tokens_per_s=speed,
         )
-        text = (
-            f"loss {stats.loss:.4f}  lr {stats.lr:.2e}  norm {stats.grad_norm:.2f}  "
-            f"{speed:,.0f} tokens/s  {progress.time_left(self.step)} left"
-        )
+        text = step_line(stats, speed, progress.time_left(self.step))
         if evaluated:
             text += f"  validation {self.validation_loss:.4f}"
         progress.line(self.step, text, keep=evaluated)

@@ -1,8 +1,8 @@
 """nanoGPT's CPU run, here and in torch: `python -m tests.bench.nano_cpu TEXT [--seed N]`.
 
-Both train on the same batches with the settings of the preset nano-cpu, estimate the validation
-loss every 250 steps, and end with the loss over the whole validation split; each in a process of
-its own, one after the other. Their initial weights are drawn by different generators.
+Both train on the same random batches with the settings of the preset nano-cpu, estimate the
+validation loss every 250 steps, and end with the loss over the whole validation split; each in a
+process of its own, one after the other. Their initial weights are drawn by different generators.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def main() -> None:
     parser.add_argument("--library", choices=["ours", "theirs"])
     arguments = parser.parse_args()
     if arguments.library:
-        config = PRESETS["nano-cpu"].replace(data=arguments.text, seed=arguments.seed)
+        config = PRESETS["nano-cpu"].replace(
+            data=arguments.text, seed=arguments.seed, order="random"
+        )
         start = time.perf_counter()
         loss = ours(config) if arguments.library == "ours" else theirs(config)
         seconds = time.perf_counter() - start
