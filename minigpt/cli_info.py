@@ -39,9 +39,8 @@ def info(arguments: argparse.Namespace) -> int:
     if (arguments.name is None) == (arguments.model is None):
         raise ValueError("info takes one MODEL")
     path = find_folder(arguments.name or arguments.model, "model")
-    config = _config(path)
     with open_checkpoint(path, not arguments.no_checksums) as reader:
-        header = reader.header()
+        config, header = _config(path), reader.header()
         tied = config is None or config.tie_word_embeddings
         parameters = {name: t for name, t in header.items() if is_parameter(name, tied)}
         others = [t for name, t in header.items() if name not in parameters]

@@ -69,14 +69,18 @@ def model_of_shapes(model_class: type[Model], config: GPT2Config, reader: Reader
 
 def checked_weights_dtype(dtype: str, device: str) -> np.dtype:
     """The dtype that parameters are to have. TypeError for one that they can't have at all,
-    ValueError for half precision on a device that doesn't compute with it.
+    ValueError for half precision, which no device computes a whole model in.
     """
     if dtype in ("float16", "bfloat16"):
+        why = "parameters are kept in float32 there"
+        if device == "cpu":
+            why = (
+                "NumPy has no bfloat16, and computes float16 a number at a time, many times slower "
+                "than float32"
+            )
         raise ValueError(
-            f"dtype={dtype!r} on device {device!r}: half precision is for GPUs. NumPy has no "
-            "bfloat16 and computes float16 a number at a time, hundreds of times slower than "
-            "float32. Files in half precision load as float32, every value exactly: leave dtype "
-            "out"
+            f"dtype={dtype!r} on device {device!r}: {why}. Files in half precision load as "
+            "float32, every value exactly: leave dtype out"
         )
     try:
         wanted = np.dtype(dtype if dtype is not None else object)  # NumPy's default is float64

@@ -121,7 +121,7 @@ def _kind(file: Path) -> str | None:
 
 def _is_index(data: bytes) -> bool:
     try:
-        return "weight_map" in json.loads(data)
+        return b'"weight_map"' in data and "weight_map" in json.loads(data)
     except (ValueError, RecursionError):
         return False
 

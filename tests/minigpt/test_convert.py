@@ -3,6 +3,7 @@
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import safetensors.numpy
 
 from minigpt import GPT2Config, GPT2ForTokenClassification, GPT2LMHeadModel, GPT2Model
 from minigpt.bpe_training import train_bpe
+from minigpt.checkpoints import tf_bundle
 from minigpt.checkpoints.formats import open_checkpoint
 from minigpt.checkpoints.reader import RAW, Stored
 from minigpt.checkpoints.safetensors_file import (
@@ -18,11 +20,13 @@ from minigpt.checkpoints.safetensors_file import (
     write_safetensors,
     write_safetensors_one_by_one,
 )
+from minigpt.checkpoints.tf_bundle import write_tf_bundle
 from minigpt.cli import main
 from minigpt.convert import convert
 from minigpt.tokenizer import load_tokenizer
 from minigpt.weights_tree import rows, show_bytes
 from tests.minigpt.checkpoint_files import torch_legacy, torch_zip
+from tests.minigpt.test_tf_bundle import FakeFiles, gpt2_shapes
 
 CONFIG = GPT2Config(vocab_size=270, n_positions=8, n_embd=8, n_layer=2, n_head=2, resid_pdrop=0.3,
                     bos_token_id=1, eos_token_id=2)  # fmt: skip
@@ -255,23 +259,12 @@ def test_bytes_are_shown(count, text):
     assert show_bytes(count) == text
 
 
-def test_headers_of_a_model_that_does_not_fit_are_enough(tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["safetensors", "tf"])
+def test_headers_of_a_model_that_does_not_fit_are_enough(tmp_path, capsys, monkeypatch, kind):
     """1558M: the file is a hole of 6.2 GB, and info allocates none of it."""
-    import tracemalloc
-
-    from tests.minigpt.test_tf_bundle import gpt2_shapes
-
-    shapes = gpt2_shapes(48, 1600)
-    header, position = {}, 0
-    for name, shape in shapes.items():
-        size = 4 * int(np.prod(shape))
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [position, position + size]}
-        position += size
-    text = json.dumps(header).encode()
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    stored = {name: Stored("float32", shape) for name, shape in gpt2_shapes(48, 1600).items()}
     try:
-        os.truncate(file, 8 + len(text) + position)
+        write_holes(tmp_path, stored, kind, monkeypatch)
     except OSError:
         pytest.skip("this file system has no files with holes")
     GPT2Config(n_embd=1600, n_layer=48, n_head=25).save_pretrained(tmp_path)
@@ -283,3 +276,26 @@ def test_headers_of_a_model_that_does_not_fit_are_enough(tmp_path, capsys):
         tracemalloc.stop()
     assert "1,557,611,200" in capsys.readouterr().out
     assert peak < 10e6
+
+
+def write_holes(folder: Path, stored: dict[str, Stored], kind: str, monkeypatch) -> None:
+    """A checkpoint whose headers are right and whose tensors were never written."""
+    if kind == "tf":
+        monkeypatch.setattr(tf_bundle, "crc32c", lambda raw: 0)
+        monkeypatch.setattr(tf_bundle, "atomic_write", fake_files := FakeFiles())
+        write_tf_bundle(folder / "model.ckpt", stored, lambda name, out: None)
+        monkeypatch.undo()
+        (folder / "model.ckpt.index").write_bytes(fake_files.last)
+        data = folder / "model.ckpt.data-00000-of-00001"
+        data.touch()
+        os.truncate(data, fake_files.sizes[data.name])
+        return
+    header, position = {}, 0
+    for name, tensor in stored.items():
+        end = position + tensor.nbytes
+        header[name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header).encode()
+    file = folder / "model.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(file, 8 + len(text) + position)

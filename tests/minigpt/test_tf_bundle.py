@@ -1,5 +1,6 @@
 """OpenAI's files: what TensorFlow wrote is read, and what we write is what TensorFlow writes."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_the_published_sizes(tmp_path, monkeypatch, n_layer, C, index_size, data
 
 
 class FakeFiles:
-    """In the place of atomic_write: counts the bytes."""
+    """In the place of atomic_write: counts the bytes, and keeps what was written last."""
 
     def __init__(self):
         self.sizes: dict[str, int] = {}
@@ -134,6 +135,7 @@ class FakeFiles:
 
     def write(self, data):
         self.sizes[self.name] += len(data)
+        self.last = data
 
 
 # ---- names, models, tables ----------------------------------------------------------------------
@@ -306,6 +308,54 @@ def test_wrong_bundle_headers(folder, value, fault):
 def test_a_table_that_is_no_bundle(folder):
     rewritten(folder, lambda table: table.pop(b""))
     with pytest.raises(ValueError, match="the header is missing"):
+        read_all(folder)
+
+
+def entries_of(table) -> dict:
+    return {key: tf_bundle._read_entry(value) for key, value in table.items() if key}
+
+
+def test_the_other_byte_order(folder):
+    """As a big-endian machine writes it: the header says so, checksums are of the bytes."""
+    expected = read_all(folder)
+    data = np.frombuffer((folder / DATA).read_bytes(), ">f4").astype("<f4").tobytes()
+    (folder / DATA).write_bytes(data)
+
+    def change(table):
+        table[b""] = MESSAGE([(1, 1), (2, 1), (3, MESSAGE([(1, 1)]))])
+        for key, entry in entries_of(table).items():
+            part = data[entry.offset : entry.offset + entry.size]
+            entry = dataclasses.replace(entry, crc=crc.masked(slow_crc32c(part)))
+            table[key] = tf_bundle._entry_message(entry)
+
+    rewritten(folder, change)
+    found = read_all(folder)
+    assert all(np.array_equal(found[key], array) for key, array in expected.items())
+
+
+def test_several_data_files(folder):
+    """As TensorFlow writes when several machines save together."""
+    expected = read_all(folder)
+    data = (folder / DATA).read_bytes()
+    (folder / DATA).unlink()
+    shards = [b"", b"", b""]
+
+    def change(table):
+        table[b""] = MESSAGE([(1, 3), (3, MESSAGE([(1, 1)]))])
+        for number, (key, entry) in enumerate(entries_of(table).items()):
+            shard = number % 2  # and nothing in the last
+            part = data[entry.offset : entry.offset + entry.size]
+            entry = dataclasses.replace(entry, shard=shard, offset=len(shards[shard]))
+            shards[shard] += part
+            table[key] = tf_bundle._entry_message(entry)
+
+    rewritten(folder, change)
+    for number, part in enumerate(shards):
+        (folder / f"model.ckpt.data-0000{number}-of-00003").write_bytes(part)
+    found = read_all(folder)
+    assert all(np.array_equal(found[key], array) for key, array in expected.items())
+    (folder / "model.ckpt.data-00001-of-00003").unlink()
+    with pytest.raises(FileNotFoundError, match="data-00001-of-00003: no such file"):
         read_all(folder)
 
 

@@ -261,6 +261,19 @@ def test_a_damaged_zip_is_refused(tmp_path, damage, fault):
     assert str(file) in str(caught.value)
 
 
+def test_numbers_beyond_32_bits(tmp_path, monkeypatch):
+    """The entries of files above 4 GiB, which Python's zipfile writes here for small ones, too."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10)
+    data = torch_zip(ARRAYS)
+    assert data.count(b"\xff" * 8) >= 4 and b"PK\6\6" in data
+    found = read_all(write(tmp_path, data))
+    assert found.keys() == ARRAYS.keys() and np.array_equal(found["a"], ARRAYS["a"])
+    place = data.rindex(b"archive/data/0") + len("archive/data/0")
+    assert data[place : place + 2] == b"\1\0"
+    with pytest.raises(ValueError, match="a member's size is missing"):
+        read_all(write(tmp_path, data[: place + 2] + b"\4" + data[place + 3 :]))
+
+
 def test_checksums_of_tensors_are_checked_unless_not_wanted(tmp_path):
     data = torch_zip({"w": np.full(50, 7, np.float32)})
     place = data.index(np.full(50, 7, np.float32).tobytes())
