@@ -112,7 +112,7 @@ extern "C" __global__ void attention_softmax_backward_warp(
 
 // --- a block a query
 
-extern "C" __global__ void __launch_bounds__(256) attention_rows(
+extern "C" __global__ void __launch_bounds__(256, 2) attention_rows(
         const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
         const float* __restrict__ OPTIONAL bias, float* __restrict__ out, float* __restrict__ top,
         float* __restrict__ inverse, int heads, int H, int T, int S, int D, Dims q_strides,
