@@ -4,13 +4,26 @@
 // of floats then happen in an order that is not the same each time; with one worker it is.
 #pragma once
 
+#ifdef EMU_CHECKED
+// One worker runs all blocks, and no thread is interrupted: a change needs no care. The check is
+// told what it is, and must not see its parts.
+template <class T, class F> EMU_UNCHECKED T emu_replace(T* p, F f) {
+    T old = *p;
+    *p = f(old);
+    return old;
+}
+template <class T, class F> inline T emu_atomic(T* p, F f, EmuPlace place) {
+    emu_atomic_access(p, sizeof(T), place);
+    return emu_replace(p, f);
+}
+#else
 template <size_t bytes> struct EmuWord;
 template <> struct EmuWord<2> { typedef uint16_t type; };
 template <> struct EmuWord<4> { typedef uint32_t type; };
 template <> struct EmuWord<8> { typedef uint64_t type; };
 
 // Replace *p by f(*p); gives what was there.
-template <class T, class F> EMU_UNCHECKED T emu_replace(T* p, F f) {
+template <class T, class F> inline T emu_atomic(T* p, F f, EmuPlace) {
     typedef typename EmuWord<sizeof(T)>::type Word;
     Word* word = reinterpret_cast<Word*>(p);
     Word before = __atomic_load_n(word, __ATOMIC_RELAXED), after;
@@ -23,14 +36,7 @@ template <class T, class F> EMU_UNCHECKED T emu_replace(T* p, F f) {
                                           __ATOMIC_RELAXED));
     return old;
 }
-template <class T, class F> inline T emu_atomic(T* p, F f, EmuPlace place) {
-#ifdef EMU_CHECKED
-    emu_atomic_access(p, sizeof(T), place);
-#else
-    (void)place;
 #endif
-    return emu_replace(p, f);
-}
 
 #define EMU_ATOMIC(name, T, expression) \
     inline T name(T* p, T value, EmuPlace place = EmuPlace::here()) { \

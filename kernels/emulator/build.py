@@ -21,6 +21,8 @@ OPTIONS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-fno-strict-aliasi
 # Each access to memory becomes a call, which checks.h answers.
 CHECKED_OPTIONS = ["-DEMU_CHECKED", "-fsanitize=thread,alignment,bounds,signed-integer-overflow,"
                                     "shift-exponent,integer-divide-by-zero"]
+# clang++ leaves out the check of a read that a write to the same address follows.
+CLANG_CHECKED_OPTIONS = ["-mllvm", "-tsan-instrument-read-before-write=1"]
 # Only the entries are seen from outside: two libraries may both have an inline function of the same
 # header, and its static variables (cuda_emulator.h keeps a shared array's place in one) are to be
 # each library's own.
@@ -72,8 +74,21 @@ def kernels(path: Path, signatures: Signatures, checked: bool) -> Path:
 
     Raises ValueError for source that the emulator cannot read, and what `library` raises.
     """
+    options = list(HIDDEN)
+    if checked:
+        options += CHECKED_OPTIONS
+        if "clang" in compiler()[1]:
+            options += CLANG_CHECKED_OPTIONS
+    return library(path.stem, kernel_sources(path, signatures), options,
+                   sorted([*HERE.glob("*.h"), *HERE.glob("include/*.h")]))
+
+
+def kernel_sources(path: Path, signatures: Signatures) -> dict[str, str]:
+    """{file name: C++} of a `.cu` file, those that it includes, and last, to be compiled, a file
+    with an entry for each kernel: it reads each argument from its place in the packed ones.
+    """
     sources = translate(path)
-    entries = [f'#include "{path.name}"']
+    entries = ['#include "cuda_emulator.h"', f'#include "{path.name}"']
     for name, parameters in signatures.items():
         values = ", ".join(
             f"*({p.type}{'*' if p.pointer else ''} const*)(a + {place})"
@@ -81,9 +96,8 @@ def kernels(path: Path, signatures: Signatures, checked: bool) -> Path:
         )
         entries.append('extern "C" __attribute__((no_sanitize("thread"), visibility("default"))) '
                        f"void emu_kernel_{name}(const char* a) {{ {name}({values}); }}")
-    sources["entries.cpp"] = '#include "cuda_emulator.h"\n' + "\n".join(entries) + "\n"
-    return library(path.stem, sources, HIDDEN + (CHECKED_OPTIONS if checked else []),
-                   sorted([*HERE.glob("*.h"), *HERE.glob("include/*.h")]))
+    sources["entries.cpp"] = "\n".join(entries) + "\n"
+    return sources
 
 
 def translate(path: Path) -> dict[str, str]:

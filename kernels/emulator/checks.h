@@ -17,6 +17,7 @@ struct Access {
     Kind kind;
     uintptr_t code;             // where it is done: an address in the code, or a place
     EmuPlace place;
+    bool anywhere;              // the compiler means it to work at any address
     const char* verb() const {
         return kind == READ ? "reads" : kind == WRITE ? "writes" : "atomically changes";
     }
@@ -160,7 +161,7 @@ inline void check_access(const Access& a) {
         offset = a.address - array->low;
         notes = array->notes.data(), cells = &array->cells;
     }
-    if (a.size <= 16 && a.address % a.size)
+    if (!a.anywhere && a.size <= 16 && a.address % a.size)
         report(w, a, "misaligned: %s %s %zu bytes at an address that is not a multiple of %zu",
                w.who().text, a.verb(), a.size, a.size);
     for (size_t i = offset; i < offset + a.size; i++) {
@@ -205,19 +206,25 @@ inline Worker::Who who() { return static_cast<Worker*>(emu_worker())->who(); }
 }  // namespace emu
 
 #define CODE reinterpret_cast<uintptr_t>(__builtin_return_address(0))
+#define HOOK(name, n, kind, anywhere) \
+    void __tsan_##name(uintptr_t a) { emu::check_access({a, n, emu::kind, CODE, {}, anywhere}); }
 #define HOOKS(n) \
-    void __tsan_read##n(uintptr_t a) { emu::check_access({a, n, emu::READ, CODE, {}}); } \
-    void __tsan_write##n(uintptr_t a) { emu::check_access({a, n, emu::WRITE, CODE, {}}); } \
-    void __tsan_unaligned_read##n(uintptr_t a) { emu::check_access({a, n, emu::READ, CODE, {}}); } \
-    void __tsan_unaligned_write##n(uintptr_t a) { emu::check_access({a, n, emu::WRITE, CODE, {}}); }
+    HOOK(read##n, n, READ, false) \
+    HOOK(write##n, n, WRITE, false) \
+    HOOK(unaligned_read##n, n, READ, true) \
+    HOOK(unaligned_write##n, n, WRITE, true)
+#define RANGE_HOOK(name, kind) \
+    void __tsan_##name(uintptr_t a, size_t n) { \
+        emu::check_access({a, n, emu::kind, CODE, {}, true}); \
+    }
 #define OVERFLOW_HOOK(name, what) \
     void __ubsan_handle_##name(const emu::Location* l, uintptr_t, uintptr_t) { \
         emu::undefined(*l, "overflow: %s %s", emu::who().text, what); \
     }
 extern "C" {
 HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16)
-void __tsan_read_range(uintptr_t a, size_t n) { emu::check_access({a, n, emu::READ, CODE, {}}); }
-void __tsan_write_range(uintptr_t a, size_t n) { emu::check_access({a, n, emu::WRITE, CODE, {}}); }
+RANGE_HOOK(read_range, READ)
+RANGE_HOOK(write_range, WRITE)
 void __tsan_vptr_update(void*, void*) {}
 void __tsan_vptr_read(void*) {}
 void __tsan_func_entry(void*) {}
@@ -243,5 +250,7 @@ OVERFLOW_HOOK(shift_out_of_bounds, "shifts an integer by more than its bits, or 
 OVERFLOW_HOOK(divrem_overflow, "divides integers by zero, or the lowest by -1")
 }
 #undef OVERFLOW_HOOK
+#undef RANGE_HOOK
 #undef HOOKS
+#undef HOOK
 #undef CODE

@@ -41,6 +41,9 @@ inline void on_fault(int signal, siginfo_t* info, void* context) {
     Worker::Who who = w.who();
     w.signal = signal;
     uintptr_t code = code_of(context), address = reinterpret_cast<uintptr_t>(info->si_addr);
+    if (signal == SIGILL || signal == SIGTRAP)      // clang++ puts a trap there
+        w.fail_at(code, "out of bounds: %s comes to what the compiler knows to be undefined, as a "
+                  "null pointer's element is", who.text);
     if (signal == SIGFPE) w.fail_at(code, "integer division by zero: %s", who.text);
 #ifdef __linux__
     if (info->si_code == SI_KERNEL || signal == SIGBUS)
@@ -104,8 +107,7 @@ struct Launching {
         install(SIGSEGV, on_fault);
         install(SIGINT, on_interrupt);
         if (first) {
-            install(SIGBUS, on_fault);
-            install(SIGFPE, on_fault);
+            for (int other : {SIGBUS, SIGFPE, SIGILL, SIGTRAP}) install(other, on_fault);
         }
         first = false;
         threads[0] = pthread_self(), interrupting = false, under_way = &launch;

@@ -13,6 +13,13 @@
 #error "fibers.h: no context switch is written for this CPU; x86-64 and arm64 have one"
 #endif
 
+// Apple keeps this register for itself; on Linux it is one of the compiler's.
+#if defined(__APPLE__)
+#define EMU_X18
+#else
+#define EMU_X18 , "x18"
+#endif
+
 namespace emu {
 
 // Keep the running stack in *save and go on with the stack `load`. Compile with -mno-red-zone on
@@ -52,7 +59,7 @@ static inline __attribute__((always_inline)) void switch_stack(void** save, void
           "x16", "x17", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x30",
           "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13",
           "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26",
-          "v27", "v28", "v29", "v30", "v31", "memory", "cc");
+          "v27", "v28", "v29", "v30", "v31", "memory", "cc" EMU_X18);
 #endif
 }
 

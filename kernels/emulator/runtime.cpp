@@ -144,7 +144,8 @@ void* emu_shared(size_t bytes, size_t alignment, const char* name, EmuPlace plac
 }
 
 void emu_atomic_access(void* address, size_t bytes, EmuPlace place) {
-    emu::check_access({reinterpret_cast<uintptr_t>(address), bytes, emu::ATOMIC_CHANGE, 0, place});
+    emu::check_access({reinterpret_cast<uintptr_t>(address), bytes, emu::ATOMIC_CHANGE, 0, place,
+                       false});
 }
 
 void emu_stop(const char* why, EmuPlace place) {
