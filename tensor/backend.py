@@ -3,7 +3,7 @@
 A backend is a list of primitives on raw arrays. It knows shapes and numbers and nothing of graphs:
 every derivative is written once, above, in `tensor/ops`. An array of a backend has `.shape`,
 `.ndim`, `.size` and `.dtype` (a NumPy dtype), whatever memory it lives in; for "cpu" it is a
-`numpy.ndarray`.
+`numpy.ndarray`, for "cuda" and "emulator" a `kernels.array.DeviceArray`.
 
 Rules for every primitive:
 * it never writes into its inputs, except the few in the section "in place";
@@ -84,7 +84,7 @@ class Backend(Protocol):
     def concatenate(self, xs: Sequence[Array], axis: int) -> Array: ...
     def pad(self, x: Array, widths: Sequence[tuple[int, int]], value: float) -> Array: ...
 
-    # --- integer indices
+    # --- integer indices; arrays in an index are NumPy's, ids are the backend's
     def gather(self, x: Array, index: Any) -> Array: ...  # integer or boolean arrays in the index
     def gather_backward(self, dy: Array, index: Any, shape: Shape) -> Array: ...  # repeats add up
     def embedding(self, weight: Array, ids: Array) -> Array: ...  # (V, C), (...) -> (..., C)

@@ -22,7 +22,7 @@ from tensor.cuda_layout import (
     join_axes,
     strides_in,
 )
-from tensor.cuda_moving import cast, full
+from tensor.cuda_moving import cast, copy, full
 
 FILE = "elementwise.cu"
 # In the order of the enums of the same names in elementwise.cu.
@@ -201,6 +201,8 @@ def accumulate(be: Launcher, into: Array, x: Array) -> None:
     """into += x, broadcast to its shape."""
     if into.size == 0:
         return
+    if x.storage is into.storage:
+        x = copy(be, x)  # threads would read what others have added to
     sizes, (to, xs) = join_axes(into.shape, into.strides, strides_in(x, into.shape))
     if to == (1,) and xs[0] in (0, 1) and is_aligned(into, x):
         be.kernel(FILE, "accumulate_float4")(

@@ -71,6 +71,8 @@ def assign(be: Launcher, into: Array, x: Array) -> None:
         return
     if x.dtype != into.dtype:
         x = cast(be, x, into.dtype)
+    elif x.storage is into.storage:
+        x = copy(be, x)  # threads would read what others have overwritten
     sizes, (to, xs) = join_axes(into.shape, into.strides, strides_in(x, into.shape))
     if to == xs == (1,):
         be.device.copy(into.pointer, x.pointer, into.nbytes)

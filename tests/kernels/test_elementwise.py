@@ -9,11 +9,10 @@ import pytest
 
 from kernels.launch import load
 from tensor import cuda_elementwise
-from tensor.cuda_layout import join_axes, strides_in
+from tensor.cuda_layout import SUFFIX, join_axes, strides_in
 from tests.kernels.devices import ORDERS, SIZES, device, needs_device
 
-on_the_device = [pytest.mark.slow, pytest.mark.usefixtures("_device")]
-pytestmark = on_the_device
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_device")]
 BLOCKS = [1, 32, 100, 256, 1024]
 # Shapes that broadcast, one of the sizes on one axis at a time.
 PAIRS = [((n,), (n,)) for n in SIZES] + [
@@ -25,6 +24,10 @@ FUNCTIONS = {
     "neg": np.negative, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "tanh": np.tanh,
     "erf": _erf, "relu": lambda x: np.maximum(x, 0), "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "pow_scalar": lambda x: x**2.5,
+}  # fmt: skip
+SIGNS = {
+    "==": np.equal, "!=": np.not_equal, "<": np.less, "<=": np.less_equal, ">": np.greater,
+    ">=": np.greater_equal,
 }  # fmt: skip
 ARITHMETIC = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "pow": np.power,
@@ -42,7 +45,7 @@ def kernel(name, checked=False):
 
 
 def drawn(shape, seed, dtype=np.float32):
-    """Positive numbers, and a few of NaN and infinity among floats."""
+    """Positive numbers."""
     rng = np.random.default_rng(seed)
     if dtype != np.float32:
         return rng.integers(0, 7, shape).astype(dtype)
@@ -71,8 +74,7 @@ def run_binary(op, a, b, block, order, *, grid=3, join=True, transposed=False, c
     out = device(checked).empty(shape, a.dtype)
     axes = (shape or (1,), strides_in(x, shape) or (0,), strides_in(y, shape) or (0,))
     sizes, (xs, ys) = join_axes(*axes) if join else (axes[0], axes[1:])
-    suffix = {"f": "float", "i": "long", "b": "bool"}[a.dtype.kind]
-    kernel(f"binary_strided_{suffix}", checked)(
+    kernel(f"binary_strided_{SUFFIX[a.dtype]}", checked)(
         cuda_elementwise.BINARY.index(op), x.strided, y.strided, out, out.size, len(sizes), sizes,
         xs, ys, grid=grid, block=block, order=order,
     )  # fmt: skip
@@ -148,38 +150,55 @@ def test_unary(version, block, order):
         run_unary(op, (33, 5), block, order, version)
 
 
-def run_choices(shape, block, order, checked=False):
-    """Comparisons, where, clip, not and the negative of integers, on transposed operands."""
+def run_comparisons(x, y, block, order, checked=False):
+    """All six of x, transposed in memory, with y, which is repeated."""
+    left, right = on(x, checked, transposed=True), on(y, checked)
+    sizes, (xs, ys) = join_axes(x.shape, left.strides, strides_in(right, x.shape))
+    holds = device(checked).empty(x.shape, bool)
+    for number, sign in enumerate(cuda_elementwise.COMPARISONS):
+        kernel(f"compare_strided_{SUFFIX[x.dtype]}", checked)(
+            number, left.strided, right, holds, x.size, len(sizes), sizes, xs, ys, grid=3,
+            block=block, order=order,
+        )  # fmt: skip
+        check(holds, SIGNS[sign](x, y))
+
+
+def run_choices(x, y, block, order, checked=False):
+    """where, clip, and for integers the negative."""
+    left, right, condition = on(x, checked, True), on(y, checked), on(x > 3, checked)
+    strides = (condition.strides, left.strides, strides_in(right, x.shape))
+    sizes, steps = join_axes(x.shape, *strides)
+    out = device(checked).empty(x.shape, x.dtype)
+    options = {"grid": 3, "block": block, "order": order}
+    suffix = SUFFIX[x.dtype]
+    kernel(f"where_strided_{suffix}", checked)(
+        condition, left.strided, right, out, x.size, len(sizes), sizes, *steps, **options)
+    check(out, np.where(x > 3, x, y))
+    sizes, (xs,) = join_axes(x.shape, left.strides)
+    described = (x.size, len(sizes), sizes, xs)
+    kernel(f"clip_strided_{suffix}", checked)(left.strided, out, 2, 4, *described, **options)
+    check(out, np.clip(x, 2, 4))
+    if suffix == "long":
+        kernel("neg_strided_long", checked)(left.strided, out, *described, **options)
+        check(out, -x)
+        bits = device(checked).empty(x.shape, bool)
+        there = on(x > 3, checked, transposed=True)
+        kernel("not_strided_bool", checked)(there.strided, bits, *described, **options)
+        check(bits, x <= 3)
+
+
+def run_all_choices(shape, block, order, checked=False):
     a, b = drawn(shape, 0, np.int64), drawn(shape[-1:], 1, np.int64)
-    for x, y, suffix in ((a.astype(np.float32), b.astype(np.float32), "float"), (a, b, "long")):
-        left, right = on(x, checked, True), on(y, checked)
-        sizes, (xs, ys) = join_axes(shape, left.strides, strides_in(right, shape))
-        described = (math.prod(shape), len(sizes), sizes)
-        options = {"grid": 3, "block": block, "order": order}
-        for how, name in enumerate(cuda_elementwise.COMPARISONS):
-            holds = device(checked).empty(shape, bool)
-            kernel(f"compare_strided_{suffix}", checked)(
-                how, left.strided, right, holds, *described, xs, ys, **options)
-            check(holds, eval(f"x {name} y"))  # noqa: S307
-        out = device(checked).empty(shape, x.dtype)
-        kernel(f"where_strided_{suffix}", checked)(
-            on(a > 3, checked), left.strided, right, out, *described,
-            join_axes(shape, on(a > 3, checked).strides, xs, ys)[1][0] if len(sizes) == 1 else
-            on(a > 3, checked).strides, xs, ys, **options)
-        check(out, np.where(a > 3, x, y))
-        sizes, (xs,) = join_axes(shape, left.strides)
-        described = (out.size, len(sizes), sizes, xs)
-        kernel(f"clip_strided_{suffix}", checked)(left.strided, out, 2, 4, *described, **options)
-        check(out, np.clip(x, 2, 4))
-    kernel("neg_strided_long", checked)(left.strided, out, *described, **options)
-    check(out, -a)
+    for x, y in ((a, b), (a.astype(np.float32), b.astype(np.float32))):
+        run_comparisons(x, y, block, order, checked)
+        run_choices(x, y, block, order, checked)
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_comparisons_and_choices(block, order):
     for n in SIZES:
-        run_choices((3, n), block, order)
+        run_all_choices((3, n), block, order)
 
 
 def run_accumulate(shape, block, order, checked=False):
@@ -209,7 +228,7 @@ def test_checked():
     run_float4("add", drawn(65, 0), drawn(65, 1), 64, ORDERS[-1], checked=True)
     for version in ("unary_strided_float", "unary_float4"):
         run_unary("exp", (33, 5), 64, ORDERS[-1], version, checked=True)
-    run_choices((3, 33), 64, ORDERS[-1], checked=True)
+    run_all_choices((3, 33), 64, ORDERS[-1], checked=True)
     run_accumulate((3, 33), 64, ORDERS[-1], checked=True)
 
 

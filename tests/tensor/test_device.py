@@ -180,6 +180,15 @@ def test_copies_between_tensors_of_a_device_stay_there(_device, transfers):
 
 
 @pytest.mark.slow
+def test_a_copy_from_itself_reads_before_it_writes(_device):
+    a = there(np.arange(3000, dtype=np.float32))
+    a.copy_(a[::-1])
+    np.testing.assert_array_equal(a.numpy(), np.arange(3000)[::-1])
+    a.backend.accumulate(a.data, a[::-1].data)
+    np.testing.assert_array_equal(a.numpy(), np.full(3000, 2999))
+
+
+@pytest.mark.slow
 def test_ids_and_targets_may_be_anywhere_and_move_once(_device, transfers):
     weight = there(np.eye(4, dtype=np.float32), requires_grad=True)
     transfers.reset()
