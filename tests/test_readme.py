@@ -12,6 +12,7 @@ import pytest
 
 from minigpt.cli import main
 from minigpt.data import load_text
+from tests.kernels.devices import needs_device
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
@@ -96,15 +97,25 @@ def test_there_is_no_other_shell_block():
     assert len(SHELL) == 6
 
 
-@pytest.mark.parametrize("number", range(len(PYTHON)))
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(n, marks=[pytest.mark.slow] if '"emulator"' in code else [])
+     for n, code in enumerate(PYTHON)],
+)  # fmt: skip
 def test_python(tiny_run, number):
+    if '"emulator"' in PYTHON[number]:
+        needs_device()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
     done = subprocess.run(
         [sys.executable, "-c", PYTHON[number]],
         capture_output=True, text=True, env=environment, timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    if "count = " in PYTHON[number]:
+    if '"emulator"' in PYTHON[number]:
+        on_cpu, on_device = re.findall(r"Tensor\(([\d.]+)", done.stdout)
+        assert abs(float(on_cpu) - float(on_device)) <= 1e-4
+        assert done.stdout.endswith("emulator\n")
+    elif "count = " in PYTHON[number]:
         loss, ids = done.stdout.split(maxsplit=1)
         assert float(loss) < 0.1
         assert np.array_equal(re.findall(r"\d+", ids), [str(i % 10) for i in range(3, 14)])
