@@ -31,7 +31,8 @@
 // matmul_rows       For few rows of A, as in decoding, where reading B once is all the work. If B
 //                   lies (K, N): 32 columns a block, the warps share K among them, and their sums
 //                   meet in shared memory. If it lies (N, K): a warp a column, its lanes share K.
-//                   Four rows of A at a time use each float of B. block a multiple of 32;
+//                   Four rows of A at a time use each float of B. block: whole warps, many, so
+//                   that much of B is on its way from memory at any time;
 //                   grid batches * ceil(M / 4) * ceil(N / (transpose_b ? blockDim.x / 32 : 32)).
 #include "common.cuh"
 #include "gelu.cuh"
@@ -283,7 +284,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) matmul_vector(
 
 // --- few rows
 
-extern "C" __global__ void matmul_rows(
+extern "C" __global__ void __launch_bounds__(1024) matmul_rows(
         const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
         float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
         int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,

@@ -30,9 +30,9 @@ def as_rows(be: Launcher, x: DeviceArray) -> DeviceArray:
 
 
 def reshaped(x: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
-    """A view of an array without gaps."""
+    """A view of another shape, of an array without gaps, or one that only cuts its axes."""
     view = x.reshape(shape)
-    assert view is not None, "an array without gaps has a view of every shape"
+    assert view is not None, f"{x!r} with strides {x.strides} has no view of shape {shape}"
     return view
 
 

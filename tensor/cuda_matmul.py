@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 
 from kernels.array import DeviceArray
-from tensor import cuda_moving
+from tensor import cuda_elementwise, cuda_moving, cuda_reduce
 from tensor.backend import Shape
 from tensor.cuda_launch import Version, as_rows, ceil_div, reshaped
 from tensor.cuda_layout import Launcher
 
 FEW_ROWS = 8  # up to so many rows, reading B once is all the work
 LARGE = 64  # so many tiles of 128 x 128 keep a GPU busy; fewer are cut into smaller ones
+BUSY = 512  # up to so many blocks are made by cutting long sums …
+LONG_SUM = 512  # … into pieces of at least this length
 
 
 def matmul(
@@ -67,13 +69,16 @@ def product(
     M, K = a.shape[:-3:-1] if transpose_a else a.shape[-2:]
     N = b.shape[-2] if transpose_b else b.shape[-1]
     leading = _broadcast(a.shape[:-2], b.shape[:-2])
+    pieces = 1 if leading or gelu or version else _pieces(M, N, K)
+    if pieces > 1:
+        return _in_pieces(be, pieces, a, b, bias, transpose_a, transpose_b)
     c = be.empty((*leading, M, N), a.dtype)
     if c.size == 0:
         return c
     a, lda, transpose_a = _lying(be, a, transpose_a)
     b, ldb, transpose_b = _lying(be, b, transpose_b)
     batches = math.prod(leading)
-    version = version or _best(be, M, N, batches)
+    version = version or _best(be, M, N, K, batches)
     batch: Shape = (1,)
     strides: list[Shape] = [(0,), (0,)]
     if leading:
@@ -89,6 +94,45 @@ def product(
     return c
 
 
+def _pieces(M: int, N: int, K: int) -> int:
+    """Into how many pieces the sums over K are cut, so that a GPU has enough blocks to work on.
+
+    The gradient of a weight of 768 x 768 is 36 tiles, and each a sum over all positions of a batch.
+    """
+    if M <= FEW_ROWS:
+        return 1
+    side = 128 if min(M, N) >= 128 else 64
+    tiles, pieces = ceil_div(M, side) * ceil_div(N, side), 1
+    while tiles * pieces * 2 <= BUSY and K % (pieces * 2) == 0 and K // (pieces * 2) >= LONG_SUM:
+        pieces *= 2
+    return pieces
+
+
+def _in_pieces(
+    be: Launcher,
+    pieces: int,
+    a: DeviceArray,
+    b: DeviceArray,
+    bias: DeviceArray | None,
+    transpose_a: bool,
+    transpose_b: bool,
+) -> DeviceArray:
+    """A product of matrices as a batch of products of their pieces along K, added up."""
+    a, b = _cut(a, pieces, 0 if transpose_a else 1), _cut(b, pieces, 1 if transpose_b else 0)
+    c = cuda_reduce.sum(be, product(be, a, b, None, transpose_a, transpose_b), (0,), False)
+    if bias is not None:
+        cuda_elementwise.accumulate(be, c, bias.expand(c.shape))
+    return c
+
+
+def _cut(x: DeviceArray, pieces: int, axis: int) -> DeviceArray:
+    """A view of (rows, columns) with one of these axes in pieces: (pieces, rows, columns)."""
+    rows, columns = x.shape
+    if axis == 0:
+        return reshaped(x, (pieces, rows // pieces, columns))
+    return reshaped(x, (rows, pieces, columns // pieces)).permute((1, 0, 2))
+
+
 def _lying(be: Launcher, x: DeviceArray, transpose: bool) -> tuple[DeviceArray, int, bool]:
     """x, the step from one row in memory to the next, and whether it lies transposed."""
     if x.strides[-1] != 1 and x.shape[-1] != 1:
@@ -98,9 +142,10 @@ def _lying(be: Launcher, x: DeviceArray, transpose: bool) -> tuple[DeviceArray, 
     return x, x.strides[-2], transpose
 
 
-def _best(be: Launcher, M: int, N: int, batches: int) -> Version:
-    if M <= FEW_ROWS:
-        return Version("matmul_rows", be.threads)
+def _best(be: Launcher, M: int, N: int, K: int, batches: int) -> Version:
+    if M <= FEW_ROWS:  # a warp for every 16 of K: four loads on their way for each thread
+        most = 32 if be.threads >= 256 else 4
+        return Version("matmul_rows", 32 * max(1, min(most, ceil_div(K, 16))))
     if min(M, N) >= 128 and batches * ceil_div(M, 128) * ceil_div(N, 128) >= LARGE:
         return Version("matmul_vector", 256)
     return Version("matmul_registers", 64)

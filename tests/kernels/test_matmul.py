@@ -111,6 +111,20 @@ def test_empty_ones(a, b):
 
 def test_large_shapes_take_the_vector_version_and_few_rows_their_own():
     be = backend()
-    assert cuda_matmul._best(be, 4096, 3072, 1).name == "matmul_vector"
-    assert cuda_matmul._best(be, 1, 50257, 1).name == "matmul_rows"
-    assert cuda_matmul._best(be, 64, 64, 12).name == "matmul_registers"
+    assert cuda_matmul._best(be, 4096, 3072, 768, 1).name == "matmul_vector"
+    assert cuda_matmul._best(be, 1, 50257, 768, 1).name == "matmul_rows"
+    assert cuda_matmul._best(be, 64, 64, 32, 12).name == "matmul_registers"
+
+
+@pytest.mark.parametrize("flags", [(False, False), (False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("gap", [0, 3])
+def test_long_sums_are_cut_into_pieces(flags, gap):
+    be = backend()
+    assert cuda_matmul._pieces(40, 70, 2048) == 4
+    assert cuda_matmul._pieces(768, 768, 8192) == 8     # 36 tiles become 288
+    assert cuda_matmul._pieces(50257, 768, 8192) == cuda_matmul._pieces(40, 70, 2049) == 1
+    a, b, bias = normal(0, (40, 2048), (2048, 70), (70,))
+    expected = a.astype(np.float64) @ b
+    operands = lying(be, a, flags[0], gap), lying(be, b, flags[1], gap)
+    close(cuda_matmul.product(be, *operands, be.from_numpy(bias), *flags), expected + bias)
+    close(cuda_matmul.matmul(be, *operands, *flags), expected)
