@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minigpt.checkpoints.hub import find_folder
+from minigpt.checkpoints.hub import FULL_NAMES, find_folder
 from minigpt.checks import Check, table
 from minigpt.cli_common import not_empty, print_line
 from minigpt.cli_eval import TASKS, measure
@@ -67,11 +67,16 @@ def verify_model(arguments: argparse.Namespace) -> int:
     """`minigpt verify`."""
     if arguments.picture and not arguments.against:
         raise ValueError("--picture draws the differences from torch: give --against torch, too")
+    if arguments.picture and not Path(arguments.picture).absolute().parent.is_dir():
+        raise FileNotFoundError(f"--picture {arguments.picture}: there is no such folder")
     files = [_task_and_file(text) for text in arguments.eval]
     report = None if arguments.quiet or arguments.json else print_line
     folder = find_folder(arguments.model, "model")
     if not folder.is_dir():
-        raise FileNotFoundError(f"{arguments.model!r} is not a folder with a model")
+        raise FileNotFoundError(
+            f"{arguments.model!r} is neither a folder with a model nor the name of one on the Hub: "
+            f"{', '.join(FULL_NAMES)}, or ORG/NAME"
+        )
     checks: list[Check] = []
     try:
         checks.append(check_file(folder))

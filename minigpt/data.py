@@ -38,7 +38,7 @@ def load_text(source: str | os.PathLike[str] | None = None) -> str:
         return _python_help_topics() or _standard_library_docstrings()
     text = "".join(read_blocks(source))
     if not text.strip():
-        raise ValueError(f"{source}: the text is empty: training needs some to learn from")
+        raise ValueError(f"{source}: the text is empty")
     return text
 
 

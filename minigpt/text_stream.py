@@ -172,7 +172,7 @@ def _decode(decoder: codecs.IncrementalDecoder, raw: bytes, path: Path, offset: 
     nul = raw.find(b"\0")
     if nul >= 0:
         raise ValueError(
-            f"{path}: a binary file (NUL at byte {offset + nul}): training needs UTF-8 text"
+            f"{path}: a binary file (NUL at byte {offset + nul}): UTF-8 text is needed"
         )
     held = decoder.getstate()[0]
     try:

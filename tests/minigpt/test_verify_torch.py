@@ -3,7 +3,10 @@ was planted."""
 
 import json
 import math
+import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,3 +294,12 @@ def test_ten_steps_equal_torchs_adamw(tmp_path):
         optimizer.step()
     found = training_losses(pair.ours, ids.tolist(), (4, 32), 10)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_example_of_the_documentation(folder, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "verify.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    shutil.copytree(folder, tmp_path / "runs" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "docs/verify.md", "exec"), {})
+    assert capsys.readouterr().out == "no part deviates\n"
