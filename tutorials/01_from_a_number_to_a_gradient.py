@@ -29,12 +29,13 @@ REPOSITORY = ""
 import subprocess, sys
 from pathlib import Path
 
-here = Path.cwd()
-root = next((p for p in (here, *here.parents) if (p / "tutorials/tools").is_dir()), None)
+fetched = Path.cwd() / "minigpt-repository"
+places = (Path.cwd(), *Path.cwd().parents, fetched)
+root = next((p for p in places if (p / "tutorials/tools").is_dir()), None)
 if root is None:
     if not REPOSITORY:
         raise SystemExit("This notebook stands alone: write the repository's address in REPOSITORY")
-    root = here / "minigpt-repository"
+    root = fetched
     subprocess.run(["git", "clone", "--depth=1", REPOSITORY, str(root)], check=True)
 sys.path.insert(0, str(root))
 try:
@@ -87,21 +88,22 @@ pictures.draw_slope(loss_of, w=2.0, slope=-18.0)
 #
 # Cut the computation into steps so small that each one's slope is obvious:
 #
-# | step | value | if its input grows by 1, the result grows by |
+# | step | value | nudge its input by h, and the result moves by |
 # |--|--|--|
-# | `p = w * x` | 6 | `x` = 3 for each unit of `w` |
-# | `s = p + b` | 7 | 1 for `p`, and 1 for `b` |
-# | `e = s - y` | −3 | 1 for `s` |
-# | `L = e * e` | 9 | see below |
+# | `p = w * x` | 6 | 3 h (for `w`, because `x` is 3) |
+# | `s = p + b` | 7 | h (for `p`, and the same for `b`) |
+# | `e = s - y` | −3 | h |
+# | `L = e * e` | 9 | −6 h, see below |
 #
-# In the last step `e` is used **twice**. Move only the left `e` by 1: the product moves by the
-# right one, −3. Move only the right `e`: −3 again. Both move when `e` moves, so the two add up: −6.
-# Remember this. *What is used twice gets two slopes, and they add up.*
+# In the last step `e` is used **twice**. Nudge only the left `e` by h: the product moves by h times
+# the right one, −3 h. Nudge only the right `e`: −3 h again. Both move when `e` moves, so the two
+# add up: −6 h. (And h · h, which is nothing beside h when h is tiny.) Remember this. *What is used
+# twice gets two slopes, and they add up.*
 #
-# Now walk back from the loss. Write `dw` for "how much the loss moves for each unit of `w`".
-# Then `de` is −6. When `p` moves by 1, `e` does, too, so `dp` is −6 as well. And when `w` moves by
-# 1, `p` moves by 3, so the loss moves by 3 · (−6) = −18. That is the number from above, and nobody
-# nudged anything.
+# Now walk back from the loss. Write `dw` for "how much the loss moves for each unit of `w`". Then
+# `de` is −6. When `p` moves by h, `e` does, too, so `dp` is −6 as well. And when `w` moves by h,
+# `p` moves by 3 h, so the loss moves by 3 · (−6) h. So `dw` is −18. That is the number from above,
+# and nobody nudged anything.
 
 # %%
 w, b, x, y = 2.0, 1.0, 3.0, 10.0
@@ -195,7 +197,7 @@ pictures.draw_descents({lr: descend(lr) for lr in (0.01, 0.05, 0.1, 0.11)})
 # Each step multiplies the error by 1 − 20 · lr (the 20 is 2 · (x² + 1)). With 0.01 that is 0.8, and
 # the error melts. With 0.05 it is 0: solved in one step. With 0.1 it is −1: from too cheap to
 # too dear and back, for ever. With 0.11 it is −1.2: worse every time. When a training run
-# explodes, this is nearly always why.
+# explodes, suspect the learning rate first.
 #
 # `zero_grad()` matters. Slopes **add up** in `.grad`, because what is used twice gets the sum, and
 # the library can't know whether a second `backward` means a second use. Forget `zero_grad` and

@@ -29,12 +29,13 @@ REPOSITORY = ""
 import subprocess, sys
 from pathlib import Path
 
-here = Path.cwd()
-root = next((p for p in (here, *here.parents) if (p / "tutorials/tools").is_dir()), None)
+fetched = Path.cwd() / "minigpt-repository"
+places = (Path.cwd(), *Path.cwd().parents, fetched)
+root = next((p for p in places if (p / "tutorials/tools").is_dir()), None)
 if root is None:
     if not REPOSITORY:
         raise SystemExit("This notebook stands alone: write the repository's address in REPOSITORY")
-    root = here / "minigpt-repository"
+    root = fetched
     subprocess.run(["git", "clone", "--depth=1", REPOSITORY, str(root)], check=True)
 sys.path.insert(0, str(root))
 try:
@@ -153,6 +154,9 @@ print(f"loss {loss.item():.4f}, by hand {math.log(4):.4f};  gradient {scores.gra
 # - **attention**, where a token gathers from the tokens before it;
 # - an **MLP**, where each token works on its own: matmul, a bend, matmul, as in lesson 1.
 #
+# In front of each part the numbers of a vector are shifted and scaled to mean 0 and size 1, so that
+# no block depends on how large they have grown. This is *layer norm*.
+#
 # At the end, the vector at each place is compared with every token's vector from the first table.
 # That gives the 1024 scores for what comes next.
 #
@@ -184,7 +188,8 @@ pictures.draw_mask(weights.numpy()[0, 0])
 
 # %% [markdown]
 # Real attention does this several times side by side, each with its own q, k and v, a quarter of
-# the vector wide: four **heads**. Each can look for something else.
+# the vector wide: four **heads** of 32. Each can look for something else. (Scores are divided by
+# √32, because a sum of 32 products would be too large to leave softmax a choice.)
 #
 # Now the class. All of the model is in `minigpt/model.py`, in the order in which you just read it.
 # Count its numbers by hand: C = 128 wide, 4 blocks, V = 1024 tokens, T = 64 places.
@@ -207,7 +212,7 @@ print("model:  ", model.num_parameters())
 
 # %%
 def talk(prompt, tokens=40, seed=0):
-    """Have the model go on from a text, token by token."""
+    """Go on from a text: draw each token from the 50 likeliest, likely ones a little preferred."""
     inputs = tokenizer(prompt, return_tensors="np")
     model.generate(**inputs, max_new_tokens=tokens, do_sample=True, top_k=50, temperature=0.8,
                    seed=seed, streamer=TextStreamer(tokenizer))
@@ -293,13 +298,29 @@ for step in range(3):
 # The library's `Trainer` does the same, and more around it: a learning rate that rises at first and
 # then falls, the loss on hidden text, and, if you let it `run()` on its own, checkpoints and a log.
 #
-# Start it, and watch. The dotted line is the one who knows nothing. It takes two to four minutes.
+# To have something to compare with, we take two rivals that only count. The first knows how often
+# each token occurs in the training text. The second knows how often each token follows each other
+# token. What would be their losses on the hidden text?
+#
+# Start it, and watch. It takes two to four minutes.
 
 # %%
 config = TrainConfig(max_steps=steps, batch_size=12, block_size=T, lr=3e-3,
                      warmup_steps=steps // 12)
 trainer = Trainer(config, model, tokenizer, train_data, validation_data, out, report=None)
-curve = pictures.LossCurve(steps, ignorance=math.log(V))
+
+def surprise(counts, *where):
+    """The loss on hidden text of one who goes by counts: shares along the last axis."""
+    return -np.log(counts / counts.sum(-1, keepdims=True))[where].mean()
+
+seen, hidden = train_data.ids, validation_data.ids
+pairs = np.full((V, V), 0.03)           # a little for pairs that never occurred
+np.add.at(pairs, (seen[:-1], seen[1:]), 1)
+curve = pictures.LossCurve(steps, rivals={
+    "knows nothing": math.log(V),
+    "counts tokens": surprise(np.bincount(seen, minlength=V) + 1, hidden),
+    "counts pairs": surprise(pairs, hidden[:-1], hidden[1:]),
+})
 
 while trainer.step < steps:
     stats = trainer.train_step()
@@ -309,14 +330,15 @@ while trainer.step < steps:
     if trainer.step % (steps // 50 or 1) == 0:
         curve.draw()
 
-print(f"before: {curve.ignorance:.2f} nats per token; after: {trainer.validation_loss:.2f}")
+print(f"before: {math.log(V):.2f} nats per token; after: {trainer.validation_loss:.2f}")
 
 # %% [markdown]
 # How to read it:
 #
-# - **The steep start.** In about a hundred steps the model learns which tokens are frequent. That
-#   is easy, and worth much.
-# - **The slow slope** is everything else: which letters make a word, which words follow which.
+# - **The steep start.** In some tens of steps the model is as good as the rival who counts tokens.
+#   It knows which are frequent. That is easy, and worth much.
+# - **The slow slope.** After a third of the run it passes the rival who counts pairs. What it wins
+#   from there comes from further back than the last token. That is attention at work.
 # - **The gap.** Training loss falls below validation loss. The model has seen its training text
 #   several times by now and begins to know it by heart. On hidden text that does not help. With
 #   more text the gap would close.
@@ -350,11 +372,11 @@ pictures.draw_heads(look(sentence), "after training")
 # give to the one that it looks at most? Evenly shared over 64 places that would be little.
 
 # %%
-hidden, _ = validation_data.random_batch(batch_size=12, block_size=T, seed=1, step=0)
+windows, _ = validation_data.random_batch(batch_size=12, block_size=T, seed=1, step=0)
 
 def sharpness(model):
     """The largest weight in a row, a mean over rows: for each layer and head (L, H)."""
-    attentions = model(hidden, output_attentions=True).attentions           # (B, H, T, T) each
+    attentions = model(windows, output_attentions=True).attentions          # (B, H, T, T) each
     return np.array([weights.numpy().max(-1).mean((0, 2)) for weights in attentions])
 
 sharp = sharpness(model)
@@ -368,9 +390,9 @@ pictures.draw_head(look(sentence)[layer][head], tokens, f"the sharpest: layer {l
 
 # %% [markdown]
 # Read it row by row: this word looks at that one. In the run that this was written with, the
-# sharpest head had found the articles. Every word looked for the last "the" or "a", as if it asked:
-# is a noun due? Yours may be after something else. Change `sentence` in the cell and test your
-# guess.
+# sharpest head had found the articles. Nearly every word looked at a "the" or "a" before it, as if
+# it asked: is a noun due? Yours may be after something else. Change `sentence` in the cell and test
+# your guess.
 #
 # ## 8. Save it, reload it, talk to it
 #

@@ -184,9 +184,9 @@ def draw_paths(height: Any, paths: Mapping[str, np.ndarray]) -> None:
 class LossCurve:
     """The losses of a run, drawn anew as it goes on."""
 
-    def __init__(self, steps: int, ignorance: float) -> None:
-        """steps: how long the run will be; ignorance: the loss of one who knows nothing."""
-        self.steps, self.ignorance = steps, ignorance
+    def __init__(self, steps: int, rivals: Mapping[str, float]) -> None:
+        """steps: how long the run will be; rivals: losses to compare with, the largest first."""
+        self.steps, self.rivals = steps, rivals
         self.train: list[tuple[int, float]] = []
         self.validation: list[tuple[int, float]] = []
         self._picture = LivePicture()
@@ -194,8 +194,9 @@ class LossCurve:
     def draw(self) -> None:
         """Draw what there is so far, in the place of the picture before."""
         figure, (axes,) = new_figure(6.6, 3.6)
-        axes.axhline(self.ignorance, color=GREY, linestyle=":", linewidth=1.5)
-        axes.text(self.steps, self.ignorance + 0.06, "knows nothing", ha="right", color=GREY)
+        for name, loss in self.rivals.items():
+            axes.axhline(loss, color=GREY, linestyle=":", linewidth=1.5)
+            axes.text(self.steps, loss + 0.06, f"{name}: {loss:.2f}", ha="right", color=GREY)
         axes.plot(*zip(*self.train), color=BLUE, linewidth=1.4, label="training")
         told = f"step {self.train[-1][0]} of {self.steps}: training loss {self.train[-1][1]:.2f}"
         if self.validation:
@@ -204,6 +205,7 @@ class LossCurve:
             values = ", ".join(f"{loss:.2f} at {step}" for step, loss in self.validation)
             told += f"; validation loss {values}"
         axes.set(xlabel="step", ylabel="loss (nats per token)", xlim=(0, self.steps * 1.02),
-                 ylim=(2, self.ignorance + 0.5))
-        axes.legend(frameon=False, handlelength=3)
-        self._picture.update(figure, f"Loss over steps. {told}.")
+                 ylim=(2, max(self.rivals.values()) + 0.5))
+        axes.legend(frameon=False, handlelength=3, loc="lower left")
+        rivals = ", ".join(f"{name} {loss:.2f}" for name, loss in self.rivals.items())
+        self._picture.update(figure, f"Loss over steps. {told}. Dotted lines: {rivals}.")
