@@ -44,6 +44,11 @@ def target_count(batch: Batch) -> int:
     return len(batch["input_ids"])
 
 
+def token_count(batch: Batch) -> int:
+    """How many tokens a batch has, those that fill up short rows included."""
+    return (batch[0] if isinstance(batch, tuple) else batch["input_ids"]).size
+
+
 @contextmanager
 def evaluation_mode(model: Module) -> Iterator[None]:
     """Without dropout and without a graph; afterwards the model is in the mode it was in."""

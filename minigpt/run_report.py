@@ -41,9 +41,16 @@ def describe_run(trainer: "Trainer") -> str:
         f"model: n_layer {shape.n_layer}, n_head {shape.n_head}, n_embd {shape.n_embd}, "
         f"context {shape.n_positions}: {parameters}\n"
         f"memory: {_memory(trainer)}\n"
-        f"run: step {trainer.step} to {config.max_steps}, {trainer.tokens_per_step:,} tokens each, "
+        f"run: step {trainer.step} to {config.max_steps}, {_size_of_step(trainer)} each, "
         f"in {trainer.folder.path}"
     )
+
+
+def _size_of_step(trainer: "Trainer") -> str:
+    if trainer.train_data.unit == "tokens":
+        return f"{trainer.tokens_per_step:,} tokens"
+    rows = trainer.config.batch_size * trainer.config.grad_accumulation
+    return f"{rows:,} {trainer.train_data.unit}"
 
 
 def _memory(trainer: "Trainer") -> str:

@@ -25,7 +25,7 @@ from minigpt.distributed import (
     require_equal_weights,
     total,
 )
-from minigpt.evaluation import sampled_loss, split_loss
+from minigpt.evaluation import sampled_loss, split_loss, token_count
 from minigpt.files import FolderLock, remove_leftovers
 from minigpt.freezing import freeze
 from minigpt.heads import GPT2LMHeadModel
@@ -252,7 +252,9 @@ class Trainer:
 
     @property
     def tokens_per_step(self) -> int:
-        """How many tokens one optimizer step is trained on."""
+        """How many tokens the last optimizer step was trained on, or the first one will be."""
+        if self.batches:
+            return sum(map(token_count, self.batches))
         return self.config.grad_accumulation * self.config.batch_size * self.config.block_size
 
     @property

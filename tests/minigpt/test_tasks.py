@@ -119,6 +119,7 @@ class TestEveryHead:
         assert main(words) == 0
         printed = capsys.readouterr().out
         assert "examples: 54 to train on, 6 to validate" in printed
+        assert "run: step 0 to 3, 12 examples each" in printed
         assert re.search(r"^right: \d+ of 6 held-out answers", printed, re.M)
         assert "minigpt generate" not in printed  # this model writes nothing
 
