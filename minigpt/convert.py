@@ -65,7 +65,7 @@ def convert(
         match_names(model_of_shapes(GPT2Model, config, reader), reader)
         tensors = _tensors_to_keep(reader, config)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.tmp")
+        temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.partial")
         temporary.mkdir()
         try:
             with Meter(

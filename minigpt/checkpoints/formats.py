@@ -8,20 +8,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from minigpt.checkpoints.hub_cache import WEIGHTS_FILES
 from minigpt.checkpoints.reader import Reader
-from minigpt.checkpoints.safetensors_file import SafetensorsReader
+from minigpt.checkpoints.safetensors_file import MAX_HEADER_BYTES, SafetensorsReader
 from minigpt.checkpoints.shards import ShardedReader
 from minigpt.checkpoints.tf_bundle import INDEX_SUFFIX, TFReader
 from minigpt.checkpoints.tf_table import MAGIC
 from minigpt.checkpoints.torch_bin import TorchReader, is_torch
-
-# In the order in which they are taken, where a folder has several.
-USUAL_NAMES = (
-    "model.safetensors", "model.safetensors.index.json",
-    "pytorch_model.bin", "pytorch_model.bin.index.json",
-)  # fmt: skip
-
-_LARGEST_HEADER = 100_000_000
 
 
 def open_checkpoint(path: str | os.PathLike[str], checksums: bool = True) -> Reader:
@@ -63,7 +56,7 @@ def _find(folder: Path) -> Path:
     """The file of weights, or the index of several, in a folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder")
-    for name in USUAL_NAMES:
+    for name in WEIGHTS_FILES:
         if (folder / name).is_file():
             return folder / name
     found = [file for file in _files(folder) if _kind(file) not in (None, "index")]
@@ -73,12 +66,12 @@ def _find(folder: Path) -> Path:
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
         raise ValueError(f"{folder} has several files of weights, {names}: leave one, or call it "
-                         f"{USUAL_NAMES[0]}")  # fmt: skip
+                         f"{WEIGHTS_FILES[0]}")  # fmt: skip
     if not found:
         names = ", ".join(file.name for file in _files(folder)) or "nothing"
         raise FileNotFoundError(
-            f"{folder} has no {USUAL_NAMES[0]}, {USUAL_NAMES[2]} or OpenAI's model.ckpt.index; it "
-            f"holds: {names}"
+            f"{folder} has no {WEIGHTS_FILES[0]}, {WEIGHTS_FILES[2]} or OpenAI's model.ckpt.index; "
+            f"it holds: {names}"
         )
     return found[0]
 
@@ -113,7 +106,7 @@ def _kind(file: Path) -> str | None:
         f.seek(max(0, size - len(MAGIC)))
         if f.read() == MAGIC:
             return "tf"
-        if first.lstrip()[:1] == b"{" and size < _LARGEST_HEADER:
+        if first.lstrip()[:1] == b"{" and size < MAX_HEADER_BYTES:
             return "index" if _is_index(file.read_bytes()) else None
     # Damaged beyond recognition: its reader says how.
     return {".safetensors": "safetensors", ".index": "tf"}.get(file.suffix)

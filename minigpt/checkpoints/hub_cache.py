@@ -16,7 +16,8 @@ import secrets
 import shutil
 from pathlib import Path
 
-from minigpt.files import atomic_write, read_json
+from minigpt.checkpoints.shards import read_weight_map
+from minigpt.files import atomic_write
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILES = (
@@ -100,14 +101,7 @@ def holds(folder: Path, part: str) -> bool:
 
 def shard_names(index: Path) -> list[str]:
     """The files that an index of weights names. ValueError for names that lead elsewhere."""
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise ValueError(f"{index}: weight_map must be an object of tensor names and file names")
-    names = set(weight_map.values())
-    for name in names:
-        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*\.(safetensors|bin)", name):
-            raise ValueError(f"{index}: {name!r} is not the name of a file of weights beside it")
-    return sorted(names)
+    return sorted(set(read_weight_map(index).values()))
 
 
 # ---- writing ------------------------------------------------------------------------------------

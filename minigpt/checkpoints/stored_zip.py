@@ -11,7 +11,8 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-MAX_DIRECTORY_BYTES = 1 << 24
+MAX_DIRECTORY_BYTES = 1 << 22
+"""GPT-2 XL's takes 70 kB."""
 
 _END = struct.Struct("<4s4H2IH")
 _END_64 = struct.Struct("<4sQ2H2I4Q")
