@@ -60,11 +60,8 @@ def model_of_shapes(model_class: type[Model], config: GPT2Config, reader: Reader
         raise ValueError(f"{reader.source} does not fit {model_class.__name__} with this "
                          f"configuration: {len(reader.header())} tensors for n_layer="
                          f"{config.n_layer}")  # fmt: skip
-    try:
-        with deferred_values():
-            return model_class(config)
-    except ValueError as error:  # from NumPy
-        raise ValueError(f"the configuration asks for arrays that are too large: {error}") from None
+    with deferred_values():
+        return model_class(config)
 
 
 def checked_weights_dtype(dtype: str, device: str) -> np.dtype:

@@ -116,7 +116,9 @@ def memory(parameters: int, config: GPT2Config | None) -> list[str]:
     weights = 4 * parameters
     lines = [f"to run it, float32: {show_bytes(weights)} of weights"]
     if config is not None:
-        per_token = 2 * config.n_layer * config.n_embd * 4  # k and v of each layer
+        pruned = sum(map(len, (config.pruned_heads or {}).values()))
+        heads = config.n_layer * config.n_head - pruned
+        per_token = 2 * heads * (config.n_embd // config.n_head) * 4  # k and v of each head
         context = show_bytes(per_token * config.n_positions)
         lines[0] += (f", and for each text {show_bytes(per_token)} a token of keys and values, "
                      f"{context} for {config.n_positions:,}")  # fmt: skip

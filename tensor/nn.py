@@ -37,7 +37,10 @@ class Parameter(Tensor):
         if not _deferral.on:
             return cls(first_values())
         parameter = cls(np.nan)
-        parameter.data = np.broadcast_to(np.float32(np.nan), shape)
+        try:
+            parameter.data = np.broadcast_to(np.float32(np.nan), shape)
+        except ValueError:
+            raise ValueError(f"a parameter of shape {shape} is too large for an array") from None
         parameter.first_values = first_values
         return parameter
 

@@ -23,6 +23,7 @@ from minigpt.checkpoints.safetensors_file import (
 from minigpt.checkpoints.tf_bundle import write_tf_bundle
 from minigpt.cli import main
 from minigpt.convert import convert
+from minigpt.lora import add_lora, save_lora
 from minigpt.tokenizer import load_tokenizer
 from minigpt.weights_tree import rows, show_bytes
 from tests.minigpt.checkpoint_files import torch_legacy, torch_zip
@@ -135,6 +136,31 @@ def test_what_the_format_cannot_hold_is_said_before_anything_is_written(tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "head", "head again", "relu", "relu again"
     ]
+
+
+@pytest.mark.reference
+def test_transformers_reads_what_came_out_of_openais_format(source, tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    convert(source, tmp_path / "b", "tf")
+    (tmp_path / "b" / "config.json").unlink()  # as OpenAI's own folder: hparams.json alone
+    convert(tmp_path / "b", tmp_path / "c")
+    theirs, info = transformers.GPT2LMHeadModel.from_pretrained(
+        tmp_path / "c", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    ids = [[1, 2, 3, 4]]
+    ours = GPT2LMHeadModel.from_pretrained(source)(ids).logits.numpy()
+    with torch.no_grad():
+        np.testing.assert_allclose(theirs(torch.tensor(ids)).logits.numpy(), ours, atol=1e-5)
+
+
+def test_adapters_are_not_a_model(source, tmp_path):
+    model = GPT2LMHeadModel.from_pretrained(source)
+    add_lora(model, rank=2)
+    save_lora(model, tmp_path / "adapter", base="a")
+    with pytest.raises(ValueError, match="adapter holds LoRA adapters of .*: load it"):
+        convert(tmp_path / "adapter", tmp_path / "b")
 
 
 def test_a_head_that_only_claims_to_be_tied_is_not_lost(source, tmp_path):

@@ -186,8 +186,8 @@ def test_a_configuration_that_asks_for_too_much(model, tmp_path):
     for values, fault in [
         ({"n_layer": 10**9}, "28 tensors for n_layer=1000000000"),
         ({"vocab_size": 10**12}, r"misshapen: transformer.wte.weight is \(40, 16\), the"),
-        ({"vocab_size": 2**62}, "asks for arrays that are too large"),
-        ({"n_embd": 2**70}, "asks for arrays that are too large"),
+        ({"vocab_size": 2**62}, "a parameter of shape .* is too large for an array"),
+        ({"n_embd": 2**70}, "a parameter of shape .* is too large for an array"),
         ({"n_inner": 2**40}, "misshapen: transformer.h.0.mlp.c_fc.weight"),
     ]:
         with pytest.raises(ValueError, match=fault):
