@@ -92,9 +92,9 @@ export -f install works
 export PYTHON dry WHEELS=${WHEELS:-}
 
 if [ $dry = yes ]; then
-  device=emulator size=tiny chosen=(-k "orders or agree") only=(--ours-only --repeats 3)
+  device=emulator size=tiny chosen=(-k "orders or agree") few=(-k "fifty or matmul") only=(--ours-only --repeats 3)
 else
-  device=cuda size=124M chosen=() only=()
+  device=cuda size=124M chosen=() few=() only=()
   if ! command -v nvidia-smi >/dev/null && ! ldconfig -p 2>/dev/null | grep -q libcuda.so.1; then
     echo "tests/gpu/run.sh: no NVIDIA driver here (no nvidia-smi, no libcuda.so.1)." \
          "\`minigpt doctor\` says what is missing; --dry-run tries these scripts on the emulator."
@@ -108,8 +108,10 @@ part install 240 bash -c install || summary
 part doctor 60 bash -c "works $device" || summary
 [ $dry = yes ] && skipped compile "nvcc is for a GPU" || part compile 120 "$PYTHON" -m tests.gpu.compile_all
 pytest=("$PYTHON" -m pytest -q -p no:cacheprovider -m "slow or not slow" --no-header -rfE)
-part kernels 110 "${pytest[@]}" tests/kernels --deselect tests/kernels/test_nvcc.py \
+part kernels 100 "${pytest[@]}" tests/kernels --deselect tests/kernels/test_nvcc.py \
   --ignore tests/kernels/test_cuda_device.py --ignore tests/kernels/test_emulator.py "${chosen[@]}"
+part model 60 "${pytest[@]}" tests/tensor/test_device.py tests/tensor/test_device_ops.py \
+  tests/minigpt/test_on_device.py tests/minigpt/test_cli_device.py "${few[@]}"
 part agreement 60 "$PYTHON" -m tests.gpu.agree --size $size --device $device
 part speed 150 "$PYTHON" -m tests.gpu.speed --size $size --device $device "${only[@]}"
 
