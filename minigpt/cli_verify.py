@@ -58,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="measure it on a file that you have, as `minigpt eval` does, and compare with the "
         f"published figure; may be repeated; TASK: {', '.join(list(TASKS)[1:])}",
     )
-    parser.add_argument("--device", default="cpu", help="where to compute (cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, emulator or auto (cpu)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument("--quiet", action="store_true", help="print only the results")
 

@@ -73,7 +73,8 @@ def _draw_outputs(axes: Any, against: Against) -> None:
                     worst[part.layer] = part
         _draw(axes, sorted(worst.items()), label, colour, marker, "")
     allowed = sorted((p.layer, p.comparison.allowed) for p in through)
-    axes.plot(*zip(*allowed), color=ALLOWED_COLOUR, linestyle="--", label="allowed")
+    axes.plot(*zip(*allowed), color=ALLOWED_COLOUR, linestyle="--",
+              label="allowed through the model")  # fmt: skip
     axes.set_ylabel("largest |difference|\n(hollow: equal to the last bit)")
 
 

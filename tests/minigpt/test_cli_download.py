@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from minigpt import progress
 from minigpt.checkpoints import hub_cache
 from minigpt.cli import main
 from tests.minigpt.hub_server import COMMIT
@@ -46,3 +47,14 @@ def test_a_repository_that_is_not_there(hub, capsys):
     assert main(["download", "org/name"]) == 2
     err = capsys.readouterr().err
     assert "put these files into a folder 'org/name' here" in err and err.count("\n") == 1
+
+
+def test_a_line_says_how_fast_and_how_long_to_go(monkeypatch):
+    now, lines = [100.0], []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.Meter("weights", 4000, "bytes", lines.append, done=1000) as meter:
+        now[0] += 5
+        meter.advance(500)                      # within ten seconds: no line yet
+        now[0] += 5
+        meter.advance(500)
+    assert lines == ["weights: 2,000 of 4,000 bytes (50%), 100 a second, 0:20 left"]
