@@ -450,13 +450,13 @@ talk("Python is", tokens=50, seed=3)
 # **02.1** One step of AdamW. All of `p` (the numbers), `g` (their slopes), `m` and `v` are NumPy
 # arrays of one shape. `step` is 1 in the first step. Return the new `p`, `m` and `v`.
 #
+# - Decay first: p shrinks by the factor 1 − lr · weight_decay.
 # - m ← beta1 · m + (1 − beta1) · g, and v ← beta2 · v + (1 − beta2) · g². Averages that forget
 #   slowly.
 # - Both begin at 0, so early on they are too small: after one step m is only (1 − beta1) · g. For
 #   the step, and only for it, divide m by 1 − beta1^step, and v by 1 − beta2^step.
 # - Then p moves by −lr · m / (√v + eps), with the corrected m and v. `eps` keeps us from dividing
 #   by 0.
-# - Decay: first of all, p shrinks by the factor 1 − lr · weight_decay.
 
 # %%
 def my_adamw(p, g, m, v, step, lr, beta1, beta2, eps, weight_decay):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ from tutorials.tools.exercise import Exercise, Wrong, judge
 
 EXERCISES: dict[str, Exercise] = exercises_01.EXERCISES | exercises_02.EXERCISES
 ROOT = Path(__file__).resolve().parents[2]
-SOLUTIONS = {"01": lesson_01, "02": lesson_02}
+SOLUTIONS: dict[str, Callable[..., Any]] = {
+    "01.1": lesson_01.my_multiply,
+    "01.2": lesson_01.my_add,
+    "01.3": lesson_01.my_matmul,
+    "01.4": lesson_01.my_softmax,
+    "02.1": lesson_02.my_adamw,
+    "02.2": lesson_02.my_causal_weights,
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,8 @@ def check(name: str, function: Any) -> None:
 
 def show_solution(name: str) -> None:
     """Print one solution of an exercise."""
-    exercise = _exercise(name)
-    print(inspect.getsource(getattr(SOLUTIONS[name[:2]], exercise.signature.partition("(")[0])))
+    _exercise(name)
+    print(inspect.getsource(SOLUTIONS[name]))
 
 
 def show_source(*things: Any) -> None:
