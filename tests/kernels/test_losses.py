@@ -25,11 +25,10 @@ def versions(*names, blocks=(32, 256, 1024)):
 
 
 def everywhere(run, version, shapes):
-    """run(be, shape, version) for each shape in one order, the first in each order and checked."""
-    for number, shape in enumerate(shapes):
-        run(backend(), shape, version._replace(order=ORDERS[number % len(ORDERS)]))
-    for order in ORDERS[1:]:
-        run(backend(), shapes[0], version._replace(order=order))
+    """run(be, shape, version) for each shape in each order, and once checked."""
+    for order in ORDERS:
+        for shape in shapes:
+            run(backend(), shape, version._replace(order=order))
     run(backend(checked=True), shapes[0], version._replace(order=ORDERS[-1]))
 
 

@@ -1,5 +1,7 @@
 """Each version of the matrix product on the backend, against NumPy in float64."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ VERSIONS = [Version("matmul_naive", 32), Version("matmul_naive", 200), Version("
             Version("matmul_registers", 64), Version("matmul_vector", 256),
             Version("matmul_rows", 32), Version("matmul_rows", 256)]
 LARGEST = Version("matmul_rows", 1024)
+FLAGS = [(False, False), (False, True), (True, False), (True, True)]
 # (M, N, K)
 SHAPES = one_axis_at_a_time((33, 65, 17)) + [(1, 1, 1), (128, 128, 8), (130, 132, 20), (4, 4, 0)]
 
@@ -54,8 +57,7 @@ def test_versions_and_shapes(version):
     for number, shape in enumerate(SHAPES):
         if version.name == "matmul_rows" and shape[0] > 65:     # it is for few
             continue
-        order = ORDERS[number % len(ORDERS)]
-        for flags in [(False, False), (False, True), (True, False), (True, True)]:
+        for order, flags in itertools.product(ORDERS, FLAGS):
             check(version._replace(order=order), *shape, *flags, gap=number % 2 * 3)
 
 
@@ -116,7 +118,7 @@ def test_large_shapes_take_the_vector_version_and_few_rows_their_own():
     assert cuda_matmul._best(be, 64, 64, 32, 12).name == "matmul_registers"
 
 
-@pytest.mark.parametrize("flags", [(False, False), (False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("gap", [0, 3])
 def test_long_sums_are_cut_into_pieces(flags, gap):
     be = backend()
