@@ -10,19 +10,21 @@
 // block 64; grid heads * ceil(T / 32) and heads * ceil(S / 32).
 #include "attention_tiles.cuh"
 
-// r = sum over D of dout out: a warp a row.
+// r = sum over D of dout out: eight lanes a row, which read 32 bytes of it at a time.
 extern "C" __global__ void attention_row_products(
         const float* __restrict__ dout, const float* __restrict__ out, float* __restrict__ r,
         int heads, int H, int T, int D, Dims dout_strides, Dims out_strides) {
-    long long row = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
-    if (row >= (long long)heads * T) return;
-    int number = row / T, t = row % T;
-    const float* dout_row = Input(dout, dout_strides, number, H).row(t);
-    const float* out_row = Input(out, out_strides, number, H).row(t);
+    long long row = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / 8;
+    bool inside = row < (long long)heads * T;
     float sum = 0.0f;
-    for (int d = threadIdx.x % 32; d < D; d += 32) sum += dout_row[d] * out_row[d];
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) r[row] = sum;
+    if (inside) {
+        int number = row / T, t = row % T;
+        const float* dout_row = Input(dout, dout_strides, number, H).row(t);
+        const float* out_row = Input(out, out_strides, number, H).row(t);
+        for (int d = threadIdx.x % 8; d < D; d += 8) sum += dout_row[d] * out_row[d];
+    }
+    for (int by = 4; by > 0; by /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, by);
+    if (inside && threadIdx.x % 8 == 0) r[row] = sum;
 }
 
 template <int D, int M, int N>

@@ -127,7 +127,7 @@ def _tiles_backward(
     r = be.empty((B, H, T), q.dtype)
     be.kernel("attention_tiles_backward.cu", "attention_row_products")(
         dout.strided, out.strided, r, heads, H, T, D, dout.strides[:3], out.strides[:3],
-        grid=ceil_div(heads * T, how.block // 32), block=how.block, order=how.order,
+        grid=ceil_div(heads * T, how.block // 8), block=how.block, order=how.order,
     )  # fmt: skip
     dq, dk, dv = (_empty_heads(be, B, H, n, D) for n in (T, S, S))
     inputs = (dout, q, k, v)

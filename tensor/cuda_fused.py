@@ -69,6 +69,11 @@ def _row_grid(how: Version, rows: int) -> int:
     return ceil_div(rows, how.block if how.name.endswith("_naive") else how.block // 32)
 
 
+def _threads_of_row(be: Launcher, columns: int) -> int:
+    """In a block that works on a row: each has four columns or more, for sums have their price."""
+    return min(be.threads, 32 * ceil_div(columns, 128))
+
+
 # --- layer norm
 
 
@@ -111,7 +116,8 @@ def layer_norm_backward(
         return dx, cuda_moving.full(be, (C,), 0, x.dtype), cuda_moving.full(be, (C,), 0, x.dtype)
     dw, db = be.empty((C,), x.dtype), be.empty((C,), x.dtype)
     fits = 2 * C <= SHARED_FLOATS
-    how = version or Version(f"layer_norm_backward_{'block' if fits else 'naive'}", be.threads)
+    best = ("layer_norm_backward_block", _threads_of_row(be, C))
+    how = version or Version(*best if fits else ("layer_norm_backward_naive", be.threads))
     if how.name == "layer_norm_backward_naive":
         be.kernel("layer_norm.cu", how.name)(
             dy, x, w, mean, rstd, dx, rows, C,
@@ -129,8 +135,9 @@ def layer_norm_backward(
         grid=blocks, block=how.block, shared=8 * C, order=how.order,
     )  # fmt: skip
     be.kernel("layer_norm.cu", "layer_norm_backward_sum")(
-        parts, dw, db, blocks, C, grid=ceil_div(2 * C, 32), block=how.block, order=how.order
-    )
+        parts, dw, db, blocks, C,
+        grid=ceil_div(2 * C, 32), block=max(how.block, be.threads), order=how.order,
+    )  # fmt: skip
     return dx, dw, db
 
 
@@ -234,8 +241,9 @@ def cross_entropy(
             grid=_row_grid(how, rows), block=how.block, order=how.order,
         )  # fmt: skip
     be.kernel("cross_entropy.cu", "cross_entropy_mean")(
-        losses, targets, loss, count, rows, ignore, grid=1, block=how.block, order=how.order
-    )
+        losses, targets, loss, count, rows, ignore,
+        grid=1, block=max(how.block, be.threads), order=how.order,
+    )  # fmt: skip
     return loss, lse, count
 
 
@@ -265,7 +273,8 @@ def cross_entropy_backward(
 
 
 def _cross_entropy_version(be: Launcher, name: str, logits: DeviceArray) -> Version:
-    return Version(name + ("_vector" if is_aligned(logits) else "_block"), be.threads)
+    kind = "_vector" if is_aligned(logits) else "_block"
+    return Version(name + kind, _threads_of_row(be, logits.shape[-1]))
 
 
 # --- dropout
