@@ -63,7 +63,8 @@ def find_folder(name: str | os.PathLike[str], part: str) -> Path:
     if not isinstance(name, str) or not is_hub_name(name) or path.exists():
         return path
     found = cached_folder(name, part)
-    if found is not None or (name not in FULL_NAMES and path.parent.is_dir()):
+    official = name in FULL_NAMES or name in FULL_NAMES.values()
+    if found is not None or (path.parent.is_dir() and not official):
         return found or path        # "runs/tinny", mistyped, is nobody else's business
     return download(name, (part,), _say)
 

@@ -23,6 +23,7 @@ class Hub:
         }
         self.commit, self.ranges, self.cuts, self.busy = COMMIT, True, [], []
         self.etag = self.md5 = None
+        self.renamed = ()                       # (old, new) name of a model
         self.refuse = None                      # (status, X-Error-Code) of every answer
         self.requests = []                      # (host, method, file, Range, Authorization)
         self.own, self.other = self._serve("own"), self._serve("other")
@@ -58,6 +59,9 @@ class Hub:
             return self.reply(request, 429, {"Retry-After": self.busy.pop()})
         if self.refuse:
             return self.reply(request, self.refuse[0], {"X-Error-Code": self.refuse[1]})
+        if self.renamed and request.path.startswith(f"/{self.renamed[0]}/"):
+            target = request.path.replace(*self.renamed, 1)     # without a host, as the Hub does
+            return self.reply(request, 307, {"Location": target})
         if "/api/models/" in request.path:
             return self.reply(request, 200, {"Content-Type": "application/json"}, self.listing())
         if file not in self.files:

@@ -74,6 +74,8 @@ def test_a_mistyped_folder_is_no_question_for_the_hub(hub_server, tiny):
     with pytest.raises(FileNotFoundError, match="no tokenizer in runs"):
         load_tokenizer("runs/tinny")
     assert hub_server.requests == []
+    Path("distilbert").mkdir()                  # but of an official name there is no doubt
+    assert GPT2Config.from_pretrained("distilbert/distilgpt2").n_layer == 2
 
 
 def test_the_command_line_takes_names(hub_server, tiny, capsys):

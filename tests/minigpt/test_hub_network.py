@@ -153,6 +153,23 @@ def test_a_snapshot_without_blobs_is_not_fetched_again(hub_server):
     assert (hub.download("gpt2") / "model.safetensors").read_bytes() == WEIGHTS
 
 
+def test_a_model_that_was_renamed(hub_server, monkeypatch):
+    """The Hub sends "gpt2" on to "openai-community/gpt2" on the same host: the token goes along."""
+    hub_server.renamed = ("gpt2", "openai-community/gpt2")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    folder = hub.download("gpt2")
+    assert folder.parents[1].name == "models--gpt2"
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    tokens = {(r[0], r[4]) for r in hub_server.requests}
+    assert tokens == {("own", "Bearer hf_secret"), ("other", None)}
+
+
+def test_a_circle_of_redirects_ends(hub_server):
+    hub_server.renamed = ("gpt2", "gpt2")
+    with pytest.raises(FileNotFoundError, match="more than 8 redirects"):
+        hub.download("gpt2")
+
+
 def test_the_commit_of_the_cache_is_the_one_that_the_hub_names(hub_server):
     assert hub.download("gpt2", ("config",)).name == COMMIT
     hub_server.commit = "f" * 40
