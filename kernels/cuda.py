@@ -67,7 +67,7 @@ class CudaDevice(Device):
 
     def _free(self, pointer: int) -> None:
         allocation = self._allocations.pop(pointer)
-        if not self._lost:              # the driver frees a lost context's memory itself
+        if not self._lost and not self.context.ended:   # then the driver frees it itself
             self.context.call(allocation.free)
 
     def _is_full(self, error: BaseException) -> bool:

@@ -50,6 +50,7 @@ class Context:
         except self.driver.Error as error:
             raise explain_driver(error, doing) from None
         self._thread: int | None = None         # where it is current
+        self.ended = False                      # is Python exiting?
         if threading.current_thread() is threading.main_thread():
             self._primary.push()
             self._thread = threading.get_ident()
@@ -69,7 +70,7 @@ class Context:
         # Not `pop`: PyCUDA would then release the context in a destructor, which takes it for one
         # of another kind and prints a warning. `detach` releases it, forgets that it was pushed,
         # and what still has memory in it goes without a word.
-        self._thread = None
+        self._thread, self.ended = None, True
         try:
             self._primary.detach()
         except self.driver.Error:       # another library has destroyed it

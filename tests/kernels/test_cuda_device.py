@@ -230,6 +230,18 @@ right(softmax(get_device("cuda"), x))
     assert log["pushed"] == log["popped"]
 
 
+def test_arrays_that_live_to_the_end_go_in_silence(run):
+    run("""
+class Holder:
+    pass
+for checked in (False, True):
+    device = get_device("cuda", checked)
+    kept = device.from_numpy(x)
+    holder = Holder()
+    holder.itself, holder.array = holder, device.from_numpy(x)      # found by the garbage collector
+""")
+
+
 def test_pycuda_s_own_primary_context_lives_beside_ours(run):
     run("""
 import pycuda.autoprimaryctx
