@@ -483,10 +483,9 @@ check("02.2", my_causal_weights)
 # %% [markdown]
 # ## The library's own source
 #
-# Attention as it is defined (a faster way is used where nobody asks for the weights of the heads to
-# be changed, with the same results); the part of the model around it, and the block; AdamW's step,
-# in place and in pieces that fit the processor's cache; and the step of the `Trainer` that you
-# watched.
+# Attention as it is defined (training runs a faster version, with the same results); the part of
+# the model around it, and a block; AdamW's step, in place and in pieces that fit the processor's
+# cache; and the step of the `Trainer` that you watched.
 
 # %%
 from minigpt.model import GPT2Attention, GPT2Block

@@ -68,7 +68,7 @@ def show_source(*things: Any) -> None:
     for thing in things:
         path = Path(inspect.getsourcefile(thing) or "").resolve()
         where = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-        print(f"# {where}, line {inspect.getsourcelines(thing)[1]}")
+        print(f"# {where}, line {inspect.getsourcelines(thing)[1]}: {thing.__qualname__}")
         print(inspect.getsource(thing))
 
 
