@@ -159,6 +159,8 @@ class TokenData:
         """Raise ValueError unless at least one window of ``block_size`` and its targets fits."""
         if len(self) < block_size + 1:
             advice = "give a longer text"
+            if len(self) == 0:
+                advice += ", or prepare it with another --val-fraction"
             if len(self) >= 3:  # a context has two tokens at least
                 advice += f" or a shorter context (--set block_size={len(self) - 1})"
             raise ValueError(

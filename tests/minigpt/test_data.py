@@ -117,6 +117,10 @@ class TestTokenData:
             short.random_batch(2, 10, seed=0, step=0)
         short.random_batch(2, 9, seed=0, step=0)  # what the message advises
 
+    def test_an_empty_split(self):
+        with pytest.raises(ValueError, match="split: 0 tokens, .* prepare it with another"):
+            TokenData([], 10, "validation split").require_window(4)
+
     def test_the_fingerprint_is_of_the_ids_alone(self):
         assert TokenData([1, 2, 3], 10).fingerprint() == TokenData([1, 2, 3], 70_000).fingerprint()
         assert TokenData([1, 2, 3], 10).fingerprint() != TokenData([1, 3, 2], 10).fingerprint()
