@@ -9,13 +9,13 @@ One pair of numbers in a hundred, picked by a hash, is held out: training never 
 """
 
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 
 from minigpt.char_tokenizer import CharTokenizer
+from minigpt.examples import RowData
 from minigpt.losses import IGNORED
-from minigpt.places import TRAINING_STREAM, mixed, random_places, shuffled_places
+from minigpt.places import mixed
 
 DIGITS, SUM_DIGITS = 3, 4
 LENGTH = 2 * DIGITS + 2 + SUM_DIGITS  # characters of a row
@@ -27,16 +27,16 @@ def addition_tokenizer() -> CharTokenizer:
     return CharTokenizer("0123456789+=")
 
 
-class AdditionData:
+class AdditionData(RowData):
     """The pairs of numbers to train on, or those that are held out."""
 
     unit = "sums"
 
     def __init__(self, held_out: bool, name: str = "data"):
+        super().__init__(name)
         pairs = np.arange(_NUMBERS**2)
         picked = mixed(pairs.astype(np.uint64)) % np.uint64(100) == 0
         self.pairs = pairs[picked == held_out]  # (N,), each a * 1000 + b
-        self.name = name
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -50,28 +50,9 @@ class AdditionData:
         if block_size < LENGTH - 1:
             raise ValueError(f"block_size={block_size}: a sum needs {LENGTH - 1}")
 
-    def random_batch(
-        self, batch_size: int, block_size: int, *, seed: int, step: int, micro_batch: int = 0,
-        stream: int = TRAINING_STREAM,
-    ) -> dict[str, np.ndarray]:  # fmt: skip
-        """Sums of random pairs, see `batch_of`."""
-        places = random_places(
-            len(self), batch_size, seed=seed, step=step, micro_batch=micro_batch, stream=stream
-        )
+    def batch(self, places: np.ndarray) -> dict[str, np.ndarray]:
+        """See `batch_of`."""
         return batch_of(self.pairs[places])
-
-    def epoch_batch(
-        self, batch_size: int, block_size: int, *, seed: int, row: int, shuffled: bool = True
-    ) -> dict[str, np.ndarray]:
-        """The sums number ``row``, ``row + 1``, … of an endless series of epochs."""
-        rows = np.arange(row, row + batch_size)
-        places = shuffled_places(len(self), rows, seed=seed) if shuffled else rows % len(self)
-        return batch_of(self.pairs[places])
-
-    def windows(self, batch_size: int, block_size: int) -> Iterator[dict[str, np.ndarray]]:
-        """Every sum once."""
-        for start in range(0, len(self), batch_size):
-            yield batch_of(self.pairs[start : start + batch_size])
 
     def prompt_ids(self, tokenizer: CharTokenizer, context: int) -> list[int]:
         """The first sum, without its answer."""

@@ -18,16 +18,53 @@ Example = dict[str, Any]
 """One row of a model's arguments: numbers, lists of them, and for choices a list of lists."""
 
 
-class ExampleData:
-    """One split of a labelled file, encoded by `encode`."""
+class RowData:
+    """One split of separate rows, as `data.Examples` has them; subclasses say what a row is."""
 
     unit = "examples"
 
+    def __init__(self, name: str):
+        self.name = name
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def batch(self, places: np.ndarray) -> Arrays:
+        """The arguments of a model for the rows at some places (B,)."""
+        raise NotImplementedError
+
+    def random_batch(
+        self, batch_size: int, block_size: int, *, seed: int, step: int, micro_batch: int = 0,
+        stream: int = TRAINING_STREAM,
+    ) -> Arrays:  # fmt: skip
+        """Random rows."""
+        return self.batch(random_places(
+            len(self), batch_size, seed=seed, step=step, micro_batch=micro_batch, stream=stream
+        ))  # fmt: skip
+
+    def epoch_batch(
+        self, batch_size: int, block_size: int, *, seed: int, row: int, shuffled: bool = True
+    ) -> Arrays:
+        """The rows number ``row``, ``row + 1``, … of an endless series of epochs."""
+        rows = np.arange(row, row + batch_size)
+        return self.batch(
+            shuffled_places(len(self), rows, seed=seed) if shuffled else rows % len(self)
+        )
+
+    def windows(self, batch_size: int, block_size: int) -> Iterator[Arrays]:
+        """Every row once."""
+        for start in range(0, len(self), batch_size):
+            yield self.batch(np.arange(start, min(start + batch_size, len(self))))
+
+
+class ExampleData(RowData):
+    """One split of a labelled file, encoded by `encode`."""
+
     def __init__(self, examples: Sequence[Example], pad: int = 0, name: str = "data"):
         """Hold examples; ``pad`` is the id that shorter ones are filled up with."""
+        super().__init__(name)
         self.examples = list(examples)
         self.pad = pad
-        self.name = name
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -41,28 +78,9 @@ class ExampleData:
         if not self.examples:
             raise ValueError(f"{self.name}: no examples")
 
-    def random_batch(
-        self, batch_size: int, block_size: int, *, seed: int, step: int, micro_batch: int = 0,
-        stream: int = TRAINING_STREAM,
-    ) -> Arrays:  # fmt: skip
-        """Random examples, see `collate`."""
-        places = random_places(
-            len(self), batch_size, seed=seed, step=step, micro_batch=micro_batch, stream=stream
-        )
-        return self._batch(places)
-
-    def epoch_batch(
-        self, batch_size: int, block_size: int, *, seed: int, row: int, shuffled: bool = True
-    ) -> Arrays:
-        """The examples number ``row``, ``row + 1``, … of an endless series of epochs."""
-        rows = np.arange(row, row + batch_size)
-        places = shuffled_places(len(self), rows, seed=seed) if shuffled else rows % len(self)
-        return self._batch(places)
-
-    def windows(self, batch_size: int, block_size: int) -> Iterator[Arrays]:
-        """Every example once."""
-        for start in range(0, len(self), batch_size):
-            yield collate(self.examples[start : start + batch_size], self.pad)
+    def batch(self, places: np.ndarray) -> Arrays:
+        """See `collate`."""
+        return collate([self.examples[place] for place in places.tolist()], self.pad)
 
     def prompt_ids(self, tokenizer: Any, context: int) -> list[int]:
         """The first example's prompt, where it has a completion."""
@@ -71,9 +89,6 @@ class ExampleData:
             return []
         first = next(i for i, target in enumerate(example["shift_labels"]) if target != IGNORED)
         return example["input_ids"][: first + 1]
-
-    def _batch(self, places: np.ndarray) -> Arrays:
-        return collate([self.examples[place] for place in places.tolist()], self.pad)
 
 
 def collate(examples: Sequence[Example], pad: int) -> Arrays:
