@@ -112,6 +112,8 @@ part kernels 100 "${pytest[@]}" tests/kernels --deselect tests/kernels/test_nvcc
   --ignore tests/kernels/test_cuda_device.py --ignore tests/kernels/test_emulator.py "${chosen[@]}"
 part model 60 "${pytest[@]}" tests/tensor/test_device.py tests/tensor/test_device_ops.py \
   tests/minigpt/test_on_device.py tests/minigpt/test_cli_device.py "${few[@]}"
+part golden 40 "${pytest[@]}" tests/minigpt/test_golden.py tests/minigpt/test_golden_heads.py \
+  -k $device
 part agreement 60 "$PYTHON" -m tests.gpu.agree --size $size --device $device
 part speed 150 "$PYTHON" -m tests.gpu.speed --size $size --device $device "${only[@]}"
 
