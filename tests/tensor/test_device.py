@@ -81,6 +81,21 @@ def test_integers_are_computed_as_in_numpy(_device, name, function, dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shape", [(70_001,), (3000, 40), (40, 3000), (9, 700, 33)], ids=str)
+def test_long_reductions_in_chunks_are_exact_to_rounding(_device, shape):
+    """So few results of so many elements that each is cut into parts: two launches."""
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    whole = np.arange(x.size).reshape(shape)
+    for axes in {(0,), (len(shape) - 1,), tuple(range(len(shape)))}:
+        exact = x.astype(np.float64).sum(axes)
+        error = np.abs(there(x).sum(axes).numpy() - exact)
+        assert (error <= 1e-6 * np.abs(x).sum(axes)).all()
+        np.testing.assert_array_equal(there(x).max(axes).numpy(), x.max(axes))
+        np.testing.assert_array_equal(there(whole).sum(axes).numpy(), whole.sum(axes))
+        np.testing.assert_array_equal(there(-whole).max(axes).numpy(), (-whole).max(axes))
+
+
+@pytest.mark.slow
 def test_booleans_are_computed_as_in_numpy(_device):
     a, b = np.array([True, True, False, False]), np.array([True, False, True, False])
     for function in [
