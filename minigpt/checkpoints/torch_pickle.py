@@ -2,8 +2,9 @@
 
 A pickle is a program for a machine with a stack, and Python's own machine calls whatever function
 the program names. This one has the instructions that build numbers, text, lists, dicts and tuples,
-and those with which torch.save writes tensors. Names are looked up in a table of seven; any other
-is refused by name. (Opcodes: CPython's Lib/pickletools.py. Names: torch/_utils.py.)
+and those with which torch.save writes tensors. It knows four functions and torch's ten classes of
+storages by name; any other name is refused. (Opcodes: CPython's Lib/pickletools.py. Names:
+torch/_utils.py.)
 
 Everything is bounded by the bytes that are there: a place in the memo must be the next one, text
 can't be longer than the rest of the pickle, and the number of instructions is limited.
@@ -184,7 +185,7 @@ class _Machine:
             target[key] = value
 
     def reduce(self) -> None:
-        """Call a function, as far as it is one of the four that are known here."""
+        """Call a function, if it is one of the four that are known here."""
         arguments, function = self.pop(), self.pop()
         known = _FUNCTIONS.get(function.text) if isinstance(function, Name) else None
         if known is None or not isinstance(arguments, tuple):
