@@ -1,7 +1,7 @@
 """Make golden/weights: small files of weights as torch and TensorFlow themselves write them.
 
-    python tests/golden/make_weights.py torch        (torch==2.13.0)
-    python tests/golden/make_weights.py tensorflow   (tensorflow-cpu, any 2.x; made with 2.21.0)
+    python tests/golden/make_weights.py torch [FOLDER]        (torch==2.13.0)
+    python tests/golden/make_weights.py tensorflow [FOLDER]   (tensorflow-cpu 2.x; made with 2.21.0)
 
 Tests that read them need neither. `expected.safetensors` has the values that they must give.
 
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-FOLDER = Path(__file__).parent / "weights"
+FOLDER = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parent / "weights"
 
 
 def make_torch() -> None:
@@ -49,7 +49,7 @@ def make_torch() -> None:
         number=torch.tensor(2.5),
     )
     state._metadata = {"": {"version": 1}}
-    FOLDER.mkdir(exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     torch.save(state, FOLDER / "zip.bin")
     for protocol, name in ((2, "legacy"), (4, "legacy_protocol_4")):
         torch.save(

@@ -231,7 +231,7 @@ def test_the_golden_files_are_what_their_scripts_make(tmp_path):
         subprocess.run(script, check=True, timeout=300)
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.safetensors"))
     kept = sorted(path.relative_to(GOLDEN) for path in GOLDEN.rglob("*.safetensors"))
-    assert made == kept
+    assert made == [path for path in kept if path.parts[0] != "weights"]  # test_torch_bin.py
     for path in made:
         new, old = load_file(tmp_path / path), load_file(GOLDEN / path)
         assert new.keys() == old.keys()
