@@ -32,7 +32,7 @@ TASKS = {
     "lambada": "last words: JSON lines with a \"text\", or a passage a line",
     "hellaswag": "endings: JSON lines with \"ctx\", \"endings\" and \"label\"",
 }
-_WINDOWS = ("text", "wikitext2-raw", "wikitext2")
+WINDOWS = ("text", "wikitext2-raw", "wikitext2")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +93,7 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1 is needed")
-    if arguments.task not in _WINDOWS and (arguments.window or arguments.stride):
+    if arguments.task not in WINDOWS and (arguments.window or arguments.stride):
         raise ValueError(f"--window and --stride are for texts, not for {arguments.task}")
     if not Path(arguments.data).exists():
         raise FileNotFoundError(f"{arguments.data}: no such file or folder")
@@ -112,7 +112,7 @@ def measure(
     report: Report | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Do one of TASKS on a file: the figures by name, and the lines that say them."""
-    if task not in _WINDOWS:
+    if task not in WINDOWS:
         return _completions(task, data, model, tokenizer, limit, batch_size, report)
     text, original = None, ""
     if task == "text" and holds_tokens(data):

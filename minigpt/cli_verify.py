@@ -14,7 +14,7 @@ from typing import Any
 from minigpt.checkpoints.hub import FULL_NAMES, find_folder
 from minigpt.checks import Check, table
 from minigpt.cli_common import not_empty, print_line
-from minigpt.cli_eval import TASKS, measure
+from minigpt.cli_eval import TASKS, WINDOWS, measure
 from minigpt.official_values import Official
 from minigpt.progress import Report, tell
 from minigpt.tolerances import Comparison
@@ -56,7 +56,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eval", metavar="TASK=FILE", action="append", default=[],
         help="measure it on a file that you have, as `minigpt eval` does, and compare with the "
-        f"published figure; may be repeated; TASK: {', '.join(list(TASKS)[1:])}",
+        f"published figure; may be repeated; TASK: {', '.join(list(TASKS)[1:])}; with a stride: "
+        "wikitext2-raw:512=FILE",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, emulator or auto (cpu)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
@@ -86,8 +87,8 @@ def verify_model(arguments: argparse.Namespace) -> int:
         return _finish(arguments, checks, None, None)
     more, known = verify(subject, official=arguments.official, report=report)
     checks += more
-    for task, file in files:
-        checks += _evaluate(task, file, subject, known, report)
+    for task, stride, file in files:
+        checks += _evaluate(task, stride, file, subject, known, report)
     against = None
     if arguments.against:
         tell(report, "comparing with transformers")
@@ -97,21 +98,30 @@ def verify_model(arguments: argparse.Namespace) -> int:
     return _finish(arguments, checks, against, known)
 
 
-def _task_and_file(text: str) -> tuple[str, str]:
-    task, _, file = text.partition("=")
-    if task not in TASKS or not file:
-        raise ValueError(f"--eval {text}: expected TASK=FILE, TASK one of {', '.join(TASKS)}")
+def _task_and_file(text: str) -> tuple[str, int | None, str]:
+    """The task, the stride if there is one, and the file of TASK:STRIDE=FILE."""
+    name, _, file = text.partition("=")
+    task, colon, stride = name.partition(":")
+    is_number = stride.isascii() and stride.isdecimal() and task in WINDOWS
+    if task not in TASKS or not file or (colon and not is_number):
+        raise ValueError(
+            f"--eval {text}: expected TASK=FILE or TASK:STRIDE=FILE, TASK one of "
+            f"{', '.join(TASKS)}, a stride only for {', '.join(WINDOWS)}"
+        )
     if not Path(file).exists():
         raise FileNotFoundError(f"--eval {text}: there is no file {file}")
-    return task, file
+    return task, int(stride) if colon else None, file
 
 
 def _evaluate(
-    task: str, file: str, subject: Subject, known: Official | None, report: Report | None
+    task: str, stride: int | None, file: str, subject: Subject, known: Official | None,
+    report: Report | None,
 ) -> list[Check]:
     if subject.tokenizer is None:
         return [Check(task, "skip", "needs a tokenizer in the folder")]
-    results, _ = measure(task, file, subject.model, subject.tokenizer, report=report)
+    results, _ = measure(
+        task, file, subject.model, subject.tokenizer, stride=stride, report=report
+    )
     return check_published(known, task, results.get("stride"), results)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,6 +139,8 @@ def test_a_tokenizer_of_another_size(folder, tmp_path):
         (["FOLDER", "--picture", "p.png"], "give --against torch, too"),
         (["FOLDER", "--eval", "lambada"], "expected TASK=FILE"),
         (["FOLDER", "--eval", "reading=x"], "expected TASK=FILE"),
+        (["FOLDER", "--eval", "lambada:5=x"], "a stride only for text"),
+        (["FOLDER", "--eval", "text:x=x"], "expected TASK=FILE or TASK:STRIDE=FILE"),
         (["FOLDER", "--eval", "lambada=nowhere"], "there is no file nowhere"),
         (["FOLDER", "--against", "jax"], "invalid choice"),
         ([], "model"),
@@ -269,4 +270,9 @@ def test_measuring_within_verify(folder, tmp_path, capsys):
     assert main(["verify", str(folder), "--quiet", "--eval", f"lambada={path}"]) == 0
     out = capsys.readouterr().out
     assert "skip  lambada" in out and "no figure is published for this model" in out
-    assert Path(path).exists()
+    assert main(["verify", str(folder), "--quiet", "--eval", f"text:4={path}"]) == 0
+    found = capsys.readouterr().out
+    assert main(["eval", "--model", str(folder), "--data", str(path), "--stride", "4",
+                 "--json"]) == 0
+    perplexity = json.loads(capsys.readouterr().out)["perplexity"]
+    assert f"skip  text             perplexity {perplexity:.4f}" in found

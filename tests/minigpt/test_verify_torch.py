@@ -18,6 +18,7 @@ from minigpt.verify import architecture
 from minigpt.verify_official import training_losses
 from minigpt.verify_torch import compare_with_transformers
 from tensor.ops import fused
+from tests.kernels.devices import NAME, needs_device
 from tests.minigpt.parity_helpers import make_pair, make_theirs, reference_only
 
 pytestmark = reference_only
@@ -258,6 +259,17 @@ def test_other_formats(tmp_path, capsys, form):
     assert main(["verify", str(target), "--against", "torch", "--json"]) == 0
     against = json.loads(capsys.readouterr().out)["against"]
     assert against["weights_from"] == ("minigpt" if form == "tf" else "transformers")
+
+
+@pytest.mark.slow
+def test_the_kernels_of_a_device(tmp_path, capsys, monkeypatch):
+    needs_device()
+    make_theirs({"n_positions": 12}, seed=5).save_pretrained(tmp_path)
+    arguments = ["verify", str(tmp_path), "--device", NAME, "--against", "torch", "--quiet"]
+    assert main(arguments) == 0
+    plant(monkeypatch, epsilon, 1)
+    assert main(arguments) == 1
+    assert "first deviation: h.1.ln_2 (layer norm" in capsys.readouterr().out
 
 
 def test_the_table_and_the_picture(folder, tmp_path, capsys, monkeypatch):
