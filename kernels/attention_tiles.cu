@@ -1,13 +1,14 @@
 // attention_tiles.cu - attention whose scores never reach memory (FlashAttention, Dao et al. 2022);
 // attention.cuh has the formulas and the parameters.
 //
-// attention_tiles_32, attention_tiles_64, for D <= 32 and D <= 64. A block has 64 queries and walks
-// along the keys, 32 at a time: k and v come from memory once for 64 queries, not once for each.
-// A thread has 4 x 4 scores and 4 x D / 8 results in registers; 8 float4 from shared memory serve
-// 64 multiply-adds. Maximum and sum of a row are rescaled as it goes (the online
-// softmax, Milakov and Gimelshein 2018). Of causal attention, tiles in the future are left out:
-// nearly half.
-// block 128; grid heads * ceil(T / 64).
+// attention_tiles_32, …_64, …_128, for D up to that. A block has 64 queries and walks along the
+// keys, 32 at a time: k and v come from memory once for 64 queries, not once for each. A thread has
+// 4 x 4 scores and 4 x D / 8 results in registers; 8 float4 from shared memory serve 64
+// multiply-adds.
+// Maximum and sum of a row are rescaled as it goes (the online softmax, Milakov and Gimelshein
+// 2018). Of causal attention, tiles in the future are left out: nearly half. For D <= 128, whose
+// tiles would not fit the 48 KiB of shared memory, 32 queries by 16 keys.
+// block 128, grid heads * ceil(T / 64); for D <= 128 block 64, grid heads * ceil(T / 32).
 #include "attention_tiles.cuh"
 
 template <int D, int M, int N>
@@ -107,4 +108,18 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_tiles_64(
     tiles<64, 64, 32>(Input(q, q_strides, number, H), Input(k, k_strides, number, H),
                       Input(v, v_strides, number, H), Output(out, out_strides, number, H),
                       top + row, inverse + row, head, block, D, scale, vector);
+}
+extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_128(
+        const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
+        const float* __restrict__ OPTIONAL bias, float* __restrict__ out, float* __restrict__ top,
+        float* __restrict__ inverse, int heads, int H, int T, int S, int D, Dims q_strides,
+        Dims k_strides, Dims v_strides, Dims out_strides, Dims bias_strides, float scale,
+        int causal, int dropping, unsigned long long seed, unsigned long long draw,
+        unsigned threshold, float factor, int vector) {
+    int number = blockIdx.x % heads, block = (gridDim.x - 1 - blockIdx.x) / heads;
+    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
+    long long row = (long long)number * T;
+    tiles<128, 32, 16>(Input(q, q_strides, number, H), Input(k, k_strides, number, H),
+                       Input(v, v_strides, number, H), Output(out, out_strides, number, H),
+                       top + row, inverse + row, head, block, D, scale, vector);
 }

@@ -4,10 +4,11 @@
 // Scores are computed again from q, k and each row's top and inverse, so nothing of size T S is
 // kept. Two kernels, each with sums of its own in registers: attention_tiles_backward_queries_… has
 // 32 queries a block and walks along the keys for dq, …_keys_… has 32 keys a block and walks along
-// the queries for dk and dv. Both do the products q k^T and dout v^T. One kernel that did these once
-// would have to add dq by atomics, in another order each time: 7 products instead of 5 are the price
-// of the same bits. attention_row_products gives them r.
-// block 64; grid heads * ceil(T / 32) and heads * ceil(S / 32).
+// the queries for dk and dv. Both do the products q k^T and dout v^T. One kernel that did these
+// once would have to add dq by atomics, in another order each time: 7 products instead of 5 are the
+// price of the same bits. attention_row_products gives them r.
+// For D <= 32, 64 and 128, the last with 16 queries and keys instead of 32.
+// block 64, grids heads * ceil(T / 32) and heads * ceil(S / 32); for D <= 128 block 32, 16 each.
 #include "attention_tiles.cuh"
 
 // r = sum over D of dout out: eight lanes a row, which read 32 bytes of it at a time.
@@ -210,6 +211,41 @@ extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_backward_key
     Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
     long long row = (long long)number * T;
     tiles_backward_keys<64, 32, 32>(
+        Input(dout, dout_strides, number, H), Input(q, q_strides, number, H),
+        Input(k, k_strides, number, H), Input(v, v_strides, number, H), top + row, inverse + row,
+        r + row, Output(dk, dk_strides, number, H), Output(dv, dv_strides, number, H), head, block,
+        D, scale, vector);
+}
+
+extern "C" __global__ void __launch_bounds__(32) attention_tiles_backward_queries_128(
+        const float* __restrict__ dout, const float* __restrict__ q, const float* __restrict__ k,
+        const float* __restrict__ v, const float* __restrict__ OPTIONAL bias,
+        const float* __restrict__ top, const float* __restrict__ inverse,
+        const float* __restrict__ r, float* __restrict__ dq, int heads, int H, int T, int S, int D,
+        Dims dout_strides, Dims q_strides, Dims k_strides, Dims v_strides, Dims dq_strides,
+        Dims bias_strides, float scale, int causal, int dropping, unsigned long long seed,
+        unsigned long long draw, unsigned threshold, float factor, int vector) {
+    int number = blockIdx.x % heads, block = (gridDim.x - 1 - blockIdx.x) / heads;
+    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
+    long long row = (long long)number * T;
+    tiles_backward_queries<128, 16, 16>(
+        Input(dout, dout_strides, number, H), Input(q, q_strides, number, H),
+        Input(k, k_strides, number, H), Input(v, v_strides, number, H), top + row, inverse + row,
+        r + row, Output(dq, dq_strides, number, H), head, block, D, scale, vector);
+}
+extern "C" __global__ void __launch_bounds__(32) attention_tiles_backward_keys_128(
+        const float* __restrict__ dout, const float* __restrict__ q, const float* __restrict__ k,
+        const float* __restrict__ v, const float* __restrict__ OPTIONAL bias,
+        const float* __restrict__ top, const float* __restrict__ inverse,
+        const float* __restrict__ r, float* __restrict__ dk, float* __restrict__ dv, int heads,
+        int H, int T, int S, int D, Dims dout_strides, Dims q_strides, Dims k_strides,
+        Dims v_strides, Dims dk_strides, Dims dv_strides, Dims bias_strides, float scale,
+        int causal, int dropping, unsigned long long seed, unsigned long long draw,
+        unsigned threshold, float factor, int vector) {
+    int number = blockIdx.x % heads, block = blockIdx.x / heads;  // the first keys are seen by most
+    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
+    long long row = (long long)number * T;
+    tiles_backward_keys<128, 16, 16>(
         Input(dout, dout_strides, number, H), Input(q, q_strides, number, H),
         Input(k, k_strides, number, H), Input(v, v_strides, number, H), top + row, inverse + row,
         r + row, Output(dk, dk_strides, number, H), Output(dv, dv_strides, number, H), head, block,

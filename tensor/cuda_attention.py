@@ -17,7 +17,7 @@ from tensor.cuda_matmul import product
 from tensor.random import threshold
 
 FEW_QUERIES = 4  # up to so many, a block a query is better than a tile, which holds 64
-LARGEST_TILE = 64  # the largest D that the tiles take
+LARGEST_TILE = 128  # the largest D that the tiles take
 LARGEST_ROW = 256  # the largest that a block a query takes
 
 
@@ -53,7 +53,7 @@ def attention(
             q.strided, k.strided, v.strided, _strided(bias), out.strided, top, inverse, B * H, H, T,
             S, D, *(x.strides[:3] for x in (q, k, v, out)), _bias_strides(bias, (B, H, T, S)),
             scale, int(causal), *_dropping(dropout), *([_vector(D, q, k, v)] if tiles else []),
-            grid=B * H * (ceil_div(T, 64) if tiles else T), block=how.block,
+            grid=B * H * (ceil_div(T, how.block // 2) if tiles else T), block=how.block,
             shared=0 if tiles else how.block // 32 * D * 4, order=how.order,
         )  # fmt: skip
     return out, None, (top, inverse)
@@ -123,6 +123,7 @@ def _tiles_backward(
 ) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     B, H, T, D = q.shape
     S, heads, size = k.shape[2], B * H, _tile(D)
+    rows = 32 if size <= 64 else 16  # of a block, with two threads each
     top, inverse = stats
     r = be.empty((B, H, T), q.dtype)
     be.kernel("attention_tiles_backward.cu", "attention_row_products")(
@@ -137,11 +138,11 @@ def _tiles_backward(
                _vector(D, *inputs))  # fmt: skip
     be.kernel("attention_tiles_backward.cu", f"attention_tiles_backward_queries_{size}")(
         *arrays, dq.strided, heads, H, T, S, D, *strides, dq.strides[:3], *numbers,
-        grid=heads * ceil_div(T, 32), block=64, order=how.order,
+        grid=heads * ceil_div(T, rows), block=2 * rows, order=how.order,
     )  # fmt: skip
     be.kernel("attention_tiles_backward.cu", f"attention_tiles_backward_keys_{size}")(
         *arrays, dk.strided, dv.strided, heads, H, T, S, D, *strides, dk.strides[:3],
-        dv.strides[:3], *numbers, grid=heads * ceil_div(S, 32), block=64, order=how.order,
+        dv.strides[:3], *numbers, grid=heads * ceil_div(S, rows), block=2 * rows, order=how.order,
     )  # fmt: skip
     return dq, dk, dv
 
@@ -151,11 +152,12 @@ def _best(be: Launcher, T: int, S: int, D: int, want_weights: bool) -> Version:
         return Version("attention_softmax_warp", be.threads)
     if T <= FEW_QUERIES or D > LARGEST_TILE:
         return Version("attention_rows", 32 * max(1, min(8, ceil_div(S, 32))))
-    return Version(f"attention_tiles_{_tile(D)}", 128)
+    return Version(f"attention_tiles_{_tile(D)}", 128 if D <= 64 else 64)
 
 
 def _tile(D: int) -> int:
-    return 32 if D <= 32 else 64
+    """The columns of the smallest tile that holds D."""
+    return 32 if D <= 32 else 64 if D <= 64 else 128
 
 
 def _softmax(

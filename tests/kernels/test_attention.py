@@ -20,10 +20,10 @@ FORWARD = [Version("attention_softmax_naive", 32), Version("attention_softmax_na
            Version("attention_rows", 256), Version("attention_tiles", 128)]
 BACKWARD = [Version("attention_softmax_backward_naive", 64),
             Version("attention_softmax_backward_warp", 64), Version("attention_tiles_backward", 64)]
-# (B, H, T, S, D): one at a time 1, 33, 65 and 1000; D of 33 and 64 take the larger tiles
+# (B, H, T, S, D): one at a time 1, 33, 65 and 1000; D of 33, 64 and 100 take the larger tiles
 SHAPES = [(2, 3, 33, 33, 8), (1, 2, 1, 1, 1), (1, 1, 1, 1000, 4), (1, 1, 65, 65, 33),
           (1, 2, 33, 65, 64), (2, 1, 3, 130, 20), (1, 1, 130, 131, 32), (33, 1, 2, 2, 4),
-          (1, 65, 2, 3, 4), (1, 1, 1000, 1000, 2)]
+          (1, 1, 33, 65, 100), (1, 65, 2, 3, 4), (1, 1, 1000, 1000, 2)]
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +32,11 @@ def _compiler():
 
 
 def sized(version, D):
-    """The tiles have a kernel for D <= 32 and one for D <= 64."""
+    """The tiles have a kernel for D <= 32, one for D <= 64 and one for D <= 128."""
     if version.name != "attention_tiles":
         return version
-    return version._replace(name=f"attention_tiles_{32 if D <= 32 else 64}")
+    size = 32 if D <= 32 else 64 if D <= 64 else 128
+    return version._replace(name=f"attention_tiles_{size}", block=128 if D <= 64 else 64)
 
 
 def reference(q, k, v, bias, scale, causal, dropout, dout, dweights):
@@ -105,7 +106,8 @@ def test_backward_versions_and_shapes(version):
         for causal in (False, True):
             check(None, version._replace(order=order), (1, 2, 9, 40, 8), causal)
     check(None, version._replace(order=ORDERS[-1]), (1, 2, 9, 40, 8), True, checked=True)
-    check(None, version._replace(order=ORDERS[-1]), (1, 1, 40, 40, 36), False, checked=True)
+    for D in (36, 65):
+        check(None, version._replace(order=ORDERS[-1]), (1, 1, 20, 40, D), False, checked=True)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -166,7 +168,7 @@ def test_rows_whose_keys_are_all_masked(version, causal):
             close(got[0], np.exp(s - s.max()) @ v[0, 0, :seen] / np.exp(s - s.max()).sum())
 
 
-@pytest.mark.parametrize("D", [8, 48, 100, 300])
+@pytest.mark.parametrize("D", [8, 48, 100, 200, 300])
 def test_the_best_version_is_right_for_all_sizes_of_heads(D):
     for T in (1, 5):
         check(None, None, (1, 2, T, 37, D), True)
