@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from kernels.cuda_compile import compile_cubin
+from kernels.cuda_compile import compile_all, compile_cubin
 from kernels.cuda_context import get_context
 from kernels.cuda_errors import explain_driver, is_context_lost, trouble
 from kernels.cuda_memory import MemoryPool
@@ -102,6 +102,9 @@ class CudaDevice(Device):
             self._fail(error, "waiting for the GPU")
 
     # --- kernels
+
+    def prepare(self) -> None:
+        compile_all(self.context.arch)
 
     def compile(self, path: Path, signatures: Signatures) -> dict[str, Entry]:
         """Raises CudaError, or CompileError with nvcc's words."""

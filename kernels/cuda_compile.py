@@ -17,6 +17,7 @@ import site
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +121,22 @@ def cubin_path(source: Path, arch: str, nvcc: Nvcc) -> Path:
     parts = [*texts, *options, *users, arch, nvcc.version]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     return cache_folder() / f"{source.stem}-{arch}-{key}.cubin"
+
+
+def compile_all(arch: str) -> int:
+    """Compile every file of this package that the cache lacks, several at a time: how many.
+
+    One after another, as they come to be used, they would take a minute or two in which nothing
+    is seen to happen. Raises what `compile_cubin` raises.
+    """
+    nvcc = find_nvcc()
+    lacking = [source for source in sorted(HERE.glob("*.cu"))
+               if not cubin_path(source, arch, nvcc).exists()]
+    if lacking and sys.stderr.isatty():
+        print(f"compiling {len(lacking)} files of CUDA kernels for {arch}, once", file=sys.stderr)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda source: compile_cubin(source, arch), lacking))
+    return len(lacking)
 
 
 def compile_cubin(source: Path, arch: str) -> bytes:

@@ -89,6 +89,10 @@ class Device(abc.ABC):
 
     # --- what they share
 
+    def prepare(self) -> None:
+        """Compile what is not in the cache before it is asked for, where that saves time."""
+        return
+
     def write(self, pointer: int, host: np.ndarray) -> None:
         """Copy a contiguous array to the device."""
         self.transfers.to_device += 1

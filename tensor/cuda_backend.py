@@ -49,6 +49,7 @@ class CudaBackend:
     def __init__(self, name: str, checked: bool = False) -> None:
         self.name = name
         self.device = get_device(name, checked)
+        self.device.prepare()
         # The emulator's threads take turns on one core: a few do what a GPU needs thousands for.
         self.threads = 64 if name == "emulator" else 256
         self.most_blocks = 4 if name == "emulator" else 4096

@@ -5,12 +5,10 @@
 So that no test waits for nvcc afterwards. Without an argument the driver is asked for the GPU.
 """
 
-import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
-from kernels.cuda_compile import HERE, compile_cubin, find_nvcc
+from kernels.cuda_compile import HERE, compile_all, compile_cubin, find_nvcc
 from kernels.cuda_probe import probe_driver
 from tests.kernels import cubin
 
@@ -20,13 +18,13 @@ def main() -> int:
     nvcc = find_nvcc()
     files = sorted(HERE.glob("*.cu"))
     start = time.perf_counter()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        codes = list(pool.map(lambda path: compile_cubin(path, arch), files))
+    made = compile_all(arch)
     seconds = time.perf_counter() - start
-    print(f"nvcc {nvcc.release} at {nvcc.path}: {len(files)} files for {arch} in {seconds:.1f} s\n")
+    print(f"nvcc {nvcc.release} at {nvcc.path}, {arch}: {made} of {len(files)} files compiled in "
+          f"{seconds:.1f} s\n")
     print("| kernel | registers | static shared memory, bytes |\n|--|--|--|")
-    for path, code in zip(files, codes):
-        for name, facts in sorted(cubin.kernels(code).items()):
+    for path in files:
+        for name, facts in sorted(cubin.kernels(compile_cubin(path, arch)).items()):
             print(f"| {path.name} {name} | {facts.registers} | {facts.shared} |")
     return 0
 

@@ -168,6 +168,14 @@ def test_whatever_the_cubin_depends_on_makes_it_anew(nvcc, source, nowhere, monk
     assert made_anew() == 0
 
 
+def test_the_package_s_files_are_compiled_together(nvcc, nowhere, capsys):
+    files = sorted(path.name for path in cuda_compile.HERE.glob("*.cu"))
+    assert cuda_compile.compile_all("sm_90") == len(files) == len(runs(nvcc))
+    assert cuda_compile.compile_all("sm_90") == 0 and len(runs(nvcc)) == len(files)
+    assert len(list((nowhere / "cache").iterdir())) == len(files)
+    assert capsys.readouterr().err == ""        # to a terminal it says what it is waiting for
+
+
 def test_included_files_are_followed(tmp_path):
     (tmp_path / "a.cu").write_text('#include "b.cuh"\n#include "common.cuh"\n#include <math.h>\n')
     (tmp_path / "b.cuh").write_text('  #  include "c.cuh"\n#include "not/there.h"\n')
