@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import platform
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -130,13 +132,15 @@ def translate(path: Path) -> dict[str, str]:
 def library(name: str, sources: dict[str, str], options: list[str], depends: list[Path]) -> Path:
     """The path of a shared library, compiled now or in the cache.
 
-    sources: {file name: text}; the last is compiled and may include the others. The cache knows the
-    library by them, the files in `depends` that they include, the options and the compiler. Raises
-    CompilerNotFoundError, CompileError, or OSError where the cache folder cannot be written.
+    sources: {file name: text}; the last is compiled and may include the others. The cache knows
+    the library by them, the files in `depends` that they include, the options, the compiler and
+    the kind of CPU.
+
+    Raises CompilerNotFoundError, CompileError, or OSError where the cache cannot be written.
     """
     command, version = compiler()
     parts = [*sources, *sources.values(), *(p.read_text(encoding="utf-8") for p in depends),
-             *command, *OPTIONS, *options, version]
+             *command, *OPTIONS, *options, version, platform.machine()]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     path = cache_folder() / f"{name}-{key}.so"
     if path.exists():
@@ -150,7 +154,9 @@ def library(name: str, sources: dict[str, str], options: list[str], depends: lis
         _run([*command, *OPTIONS, *options, f"-I{HERE}", f"-I{HERE}/include",
               "-c", f"{folder}/{file}", "-o", made])
         # Linked without the sanitizer's option, so that its library is not wanted.
-        _run([*command, "-shared", made, "-o", linked])
+        # What a kernel calls is found in the runtime when it is loaded, which macOS wants said.
+        later = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
+        _run([*command, "-shared", *later, made, "-o", linked])
         os.replace(linked, path)
     return path
 

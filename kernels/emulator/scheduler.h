@@ -33,7 +33,8 @@ struct Launch {
     Order order;
     bool checked;
     int workers;
-    uint64_t blocks, next_block;
+    uint64_t blocks;
+    alignas(64) uint64_t next_block;    // what all write lies apart from what they read
     bool stop;                          // a worker has failed
 };
 

@@ -274,16 +274,17 @@ device = get_device("emulator", %r)
 Path("one.cu").write_text('extern "C" __global__ void one(float* x) { x[0] = 1; }')
 one = Module(Path("one.cu"), device)["one"]
 x = device.empty(1)
+most = resource.getrlimit(resource.RLIMIT_AS)[1]
 in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 
 def refused(room, action):
-    resource.setrlimit(resource.RLIMIT_AS, (in_use + room, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + room, most))
     try:
         action()
         print("no error")
     except MemoryError as error:
         print(error)
-    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 refused(100 << 20, lambda: one(x, grid=1, block=1))
 refused(1 << 30, lambda: device.empty(2**29))
