@@ -17,7 +17,8 @@ from minigpt.cache import KVCache
 from minigpt.cli import main
 from minigpt.evaluation import window_loss
 from minigpt.run_folder import RunFolder
-from tensor import manual_seed, no_grad, optim
+from tensor import devices, manual_seed, no_grad, optim
+from tensor.cuda_backend import CudaBackend
 from tests.kernels.devices import NAME, needs_device
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_device")]
@@ -115,6 +116,21 @@ def test_labels_are_shifted_before_they_move(transfers):
     transfers.reset()
     model(x, labels=x).loss.backward()
     assert (transfers.to_device, transfers.from_device) == (3, 0)
+
+
+def test_a_step_and_a_few_tokens_where_every_access_is_checked(monkeypatch):
+    """The kernels on a model's own shapes: no race, nothing out of bounds, nothing unwritten."""
+    checked = CudaBackend(NAME, checked=True)
+    make = devices._make  # noqa: SLF001
+    monkeypatch.setattr(devices, "_make", lambda name: checked if name == NAME else make(name))
+    training = Training(NAME)
+    assert training.model.transformer.wte.weight.backend is checked
+    ours, numpys = training.run(2), Training("cpu").run(2)
+    np.testing.assert_allclose(ours, numpys, rtol=1e-4)
+    prompt = ids(2, 2, 3)
+    expected = tiny().generate(prompt, max_new_tokens=4, eos_token_id=None)
+    found = tiny(NAME).generate(prompt, max_new_tokens=4, eos_token_id=None)
+    np.testing.assert_array_equal(found, expected)
 
 
 # --- generation
