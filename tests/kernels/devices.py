@@ -16,6 +16,7 @@ import pytest
 from kernels.device import get_device
 from kernels.emulator.build import compiler
 from kernels.interface import Device
+from tensor import devices
 from tensor.cuda_backend import CudaBackend
 
 SIZES = [1, 33, 65, 1000]
@@ -51,6 +52,12 @@ def on_each_device(cases: list[str], single: Callable[[str], bool] = lambda case
 
 def backend(checked: bool = False) -> CudaBackend:
     return CudaBackend(NAME, checked)
+
+
+def check_every_access(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the rest of a test, let tensors on the device be on its checked mode."""
+    checked, make = backend(checked=True), devices._make  # noqa: SLF001
+    monkeypatch.setattr(devices, "_make", lambda name: checked if name == NAME else make(name))
 
 
 def device(checked: bool = False) -> Device:

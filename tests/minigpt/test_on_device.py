@@ -17,9 +17,8 @@ from minigpt.cache import KVCache
 from minigpt.cli import main
 from minigpt.evaluation import window_loss
 from minigpt.run_folder import RunFolder
-from tensor import devices, manual_seed, no_grad, optim
-from tensor.cuda_backend import CudaBackend
-from tests.kernels.devices import NAME, needs_device
+from tensor import manual_seed, no_grad, optim
+from tests.kernels.devices import NAME, check_every_access, needs_device
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_device")]
 V, T, B = 37, 24, 3
@@ -120,11 +119,9 @@ def test_labels_are_shifted_before_they_move(transfers):
 
 def test_a_step_and_a_few_tokens_where_every_access_is_checked(monkeypatch):
     """The kernels on a model's own shapes: no race, nothing out of bounds, nothing unwritten."""
-    checked = CudaBackend(NAME, checked=True)
-    make = devices._make  # noqa: SLF001
-    monkeypatch.setattr(devices, "_make", lambda name: checked if name == NAME else make(name))
+    check_every_access(monkeypatch)
     training = Training(NAME)
-    assert training.model.transformer.wte.weight.backend is checked
+    assert training.model.transformer.wte.weight.data.device.checked
     ours, numpys = training.run(2), Training("cpu").run(2)
     np.testing.assert_allclose(ours, numpys, rtol=1e-4)
     prompt = ids(2, 2, 3)

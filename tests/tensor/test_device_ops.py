@@ -5,14 +5,14 @@ The device is the emulator; with MINIGPT_TEST_DEVICE=cuda in the environment, a 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from minigpt import tolerances
 from tensor import Tensor, cat
-from tests.kernels.devices import NAME, needs_device
+from tests.kernels.devices import NAME, check_every_access, needs_device
 from tests.tensor.op_row import Case, as_tuple
 from tests.tensor.op_table import CASES
 
@@ -73,9 +73,21 @@ def _rms(x: np.ndarray) -> float:
     return float(np.sqrt(np.mean(finite**2))) if finite.size else 0.0
 
 
-@pytest.mark.parametrize("place", [on_device, lying_otherwise])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_row(case: Case, place: Any) -> None:
+def test_row(case: Case) -> None:
+    check(case, on_device)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_row_of_strided_inputs_where_every_access_is_checked(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_every_access(monkeypatch)
+    check(case, lying_otherwise)
+
+
+def check(case: Case, place: Callable[[np.ndarray], Tensor]) -> None:
+    """Outputs and gradients against float64 on the CPU; the inputs stay as they were."""
     values = case.draw(np.float32)
     inputs = [place(x) for x in values]
     ours = run(case, inputs)
