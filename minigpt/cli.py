@@ -141,6 +141,7 @@ def prepare_data(arguments: argparse.Namespace) -> int:
             arguments.out,
             val_fraction=arguments.val_fraction,
             processes=arguments.processes,
+            documents=arguments.documents,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
             report=None if arguments.quiet else print_line,
@@ -268,6 +269,10 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="how many encode at a time (1)"
+    )
+    parser.add_argument(
+        "--documents", action="store_true",
+        help="each text file is a document: <|endoftext|> before it, and no split within one",
     )
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
     parser.add_argument("--overwrite", action="store_true", help="replace what is in --out")

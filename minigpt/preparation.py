@@ -18,7 +18,7 @@ from minigpt.encode_workers import Tokenizer
 from minigpt.files import FolderLock, atomic_write, read_json, remove_leftovers
 from minigpt.progress import Meter, Report, tell
 from minigpt.run_setup import require_document_token, tokenizer_by_name
-from minigpt.text_stream import document_boundary, read_blocks, safe_parts
+from minigpt.text_stream import Documents, document_boundary, read_blocks, safe_parts
 from minigpt.token_files import ABOUT_FILE, TRAIN_FILE, VALIDATION_FILE, Prepared, count_tokens
 from minigpt.tokenizer import load_tokenizer
 
@@ -32,6 +32,7 @@ def prepare(
     *,
     val_fraction: float = 0.1,
     processes: int = 1,
+    documents: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     report: Report | None = print,
@@ -46,6 +47,7 @@ def prepare(
     Args:
         tokenizer_name: "char", "bpe:N" (trained on the training part), or a tokenizer's folder.
         processes: how many encode at the same time.
+        documents: each text file is a document, and "<|endoftext|>" stands before it.
         resume: go on where a call with the same arguments was stopped, or start.
         overwrite: replace what an earlier call left in `out`.
 
@@ -59,6 +61,7 @@ def prepare(
         raise ValueError(f"processes={processes}: at least one is needed")
     out = Path(out)
     _refuse_to_overwrite(out, resume, overwrite)
+    source = Documents(source) if documents else source
     found = survey(source)
     tell(report, f"text: {found.characters:,} characters of {source}")
     out.mkdir(parents=True, exist_ok=True)

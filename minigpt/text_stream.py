@@ -21,14 +21,28 @@ PART = 1 << 20              # characters
 _BLOCK = 1 << 20            # bytes
 
 
+class Documents:
+    """A text file, or a folder of them, of which each is a document: a source of `read_blocks`."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
 def read_blocks(source: str | os.PathLike[str]) -> Iterator[str]:
     """Yield the text of a UTF-8 file, or of all text files below a folder joined by blank lines,
     in blocks of about a megabyte that end anywhere.
 
     Files of a folder are those that end in ``TEXT_SUFFIXES``, in the order of their paths; what
     starts with a dot is left out. A byte order mark is dropped and Windows line ends become
-    newlines. Of a file that ends in .jsonl each line holds a document, {"text": ...}, and is given
-    as ``DOCUMENT`` and its text; empty ones are left out.
+    newlines. Where the source is `Documents`, ``DOCUMENT`` stands before each file instead of a
+    blank line between them. Of a file that ends in .jsonl each line holds a document, {"text":
+    ...}, and is given as ``DOCUMENT`` and its text; empty ones are left out.
 
     Raises:
         FileNotFoundError: no such path, or no text file in the folder.
@@ -41,11 +55,11 @@ def read_blocks(source: str | os.PathLike[str]) -> Iterator[str]:
             kinds = " ".join(TEXT_SUFFIXES)
             raise FileNotFoundError(f"{path}: no text file in this folder (looked for {kinds})")
         for i, file in enumerate(files):
-            if i > 0:
+            if i > 0 and not isinstance(source, Documents):
                 yield "\n\n"
-            yield from _read_file(file)
+            yield from _read_source(file, isinstance(source, Documents))
     elif path.exists():
-        yield from _read_file(path)
+        yield from _read_source(path, isinstance(source, Documents))
     else:
         raise FileNotFoundError(f"{path}: no such file or folder")
 
@@ -108,8 +122,16 @@ def _text_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda path: path.relative_to(folder).parts)
 
 
+def _read_source(path: Path, document: bool) -> Iterator[str]:
+    if document and path.suffix.lower() != ".jsonl":  # which has marks of its own
+        yield DOCUMENT
+    yield from _read_file(path)
+
+
 def has_documents(source: str | os.PathLike[str]) -> bool:
-    """Whether there are files of JSON-lines, whose documents need a token before them."""
+    """Whether there are documents, in files of JSON-lines or by name, which need a mark."""
+    if isinstance(source, Documents):
+        return True
     path = Path(source)
     files = _text_files(path) if path.is_dir() else [path]
     return any(file.suffix.lower() == ".jsonl" for file in files)

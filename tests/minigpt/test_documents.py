@@ -93,6 +93,22 @@ def test_prepared_and_read_at_once_they_are_the_same_tokens(tmp_path, name):
     assert sum((ids == end).sum() for ids in splits) == 40
 
 
+def test_each_file_of_a_folder_may_be_a_document(tmp_path, capsys):
+    (tmp_path / "texts").mkdir()
+    for number, text in enumerate(TEXTS):
+        (tmp_path / "texts" / f"{number:02}.txt").write_text(text)
+    (tmp_path / "texts" / "99.jsonl").write_text('{"text": "one more"}\n')
+    words = ["prepare", "--data", str(tmp_path / "texts"), "--tokenizer", "byte", "--quiet"]
+    assert main([*words, "--out", str(tmp_path / "out"), "--documents"]) == 0
+    tokenizer = load_tokenizer(tmp_path / "out")
+    splits = [np.fromfile(tmp_path / "out" / f"{s}.bin", "<u2") for s in ("train", "val")]
+    found = [doc for ids in splits for doc in tokenizer.decode(ids).split(DOCUMENT)[1:]]
+    assert found == [*TEXTS, "one more"]
+    words[4] = "char"
+    assert main([*words, "--out", str(tmp_path / "other"), "--documents"]) == 2
+    assert f"no {DOCUMENT} to begin one" in capsys.readouterr().err
+
+
 def test_characters_have_no_mark(tmp_path, capsys):
     path = jsonl(tmp_path / "a.jsonl", TEXTS)
     for verb in ("train", "prepare"):
