@@ -168,7 +168,7 @@ def layer_table(against: Against) -> list[str]:
     columns = {
         "model": ("embeddings", "through", "logits"),
         "ln": ("ln_1", "ln_2", "ln_f"),
-        "attn": ("attn.c_attn", "attn.c_proj", "attn"),
+        "attn": ("attn.c_attn", "attn.c_proj", "attn", "attn.tiled"),
         "mlp": ("mlp.c_fc", "mlp.act", "mlp.c_proj", "mlp"),
         "weights": ("attentions",),
     }

@@ -59,9 +59,10 @@ def _draw_outputs(axes: Any, against: Against) -> None:
     logits = through.pop()
     _draw(axes, [(p.layer, p) for p in through], "through the model", TRAIN_COLOUR, "o", "-")
     _draw(axes, [(logits.layer, logits)], "logits", TRAIN_COLOUR, "D", "")
+    attention = ("attn.c_attn", "attn.c_proj", "attn", "attn.tiled")
     groups = (
         ("layer norm, alone", ("ln_1", "ln_2", "ln_f"), "#009e73", "^"),
-        ("attention, alone", ("attn.c_attn", "attn.c_proj", "attn"), VALIDATION_COLOUR, "s"),
+        ("attention, alone", attention, VALIDATION_COLOUR, "s"),
         ("mlp, alone", ("mlp.c_fc", "mlp.act", "mlp.c_proj", "mlp"), "#cc79a7", "v"),
     )
     for label, kinds, colour, marker in groups:

@@ -41,13 +41,15 @@ HINTS = {
     "mlp.c_proj": "the weight is (in, out), y = x W + b: is it transposed?",
     "attn": "its two products agree, what is between them doesn't: the split into heads, the scale "
             "1 / sqrt(D), the causal mask, softmax",
+    "attn.tiled": "with attention weights asked for it agrees: the path in tiles, which trains and "
+                  "generates",
     "attentions": "the weights that are returned",
     "mlp": "its parts agree, their order doesn't",
     "block": "its parts agree, the sums around them don't: x + attn(ln_1(x)), then "
              "x + mlp(ln_2(x))",
     "through": "every part agrees when it is called alone, the model as a whole doesn't",
     "lm_head": "the logits: the hidden states times the table of tokens, transposed",
-    "logits": "the path without attention weights, which trains and generates",
+    "logits": "with attention weights and hidden states asked for they agree",
     "loss": "position t predicts token t + 1; the mean over all but the last position",
     "cache": "keys and values of earlier calls, the positions that follow them, and the mask",
 }
@@ -294,6 +296,10 @@ def _parts(
         for i, block in enumerate(body.h):
             for kind, module in _modules(block):
                 yield alone(i, f"h.{i}.{kind}", kind, module)
+            entered, left = trace[f"h.{i}.attn"]
+            y, _ = block.attn(Tensor(entered, device=ours.device), *[None] * 3, False)
+            name = f"h.{i}.attn without weights"
+            yield Part(i, "attn.tiled", True, compare_activations(name, y.numpy(), left))
             yield alone(i, f"h.{i}", "block", lambda x, b=block: b(x, *[None] * 4, True)[0])
             name = f"h.{i}.attn, its weights"
             yield through(i, name, "attentions", out.attentions[i], attentions[i])

@@ -97,6 +97,17 @@ def mlp_beside_attention(ours, patch, layer):
     block.forward = forward
 
 
+def tiles_without_a_scale(ours, patch, layer):
+    block = ours.transformer.h[layer].attn
+    forward, scale = block.forward, block.scale
+
+    def tiled(x, bias, head_mask, cache, want_weights):
+        block.scale = scale if want_weights else 1.0
+        return forward(x, bias, head_mask, cache, want_weights)
+
+    block.forward = tiled
+
+
 def values_before_keys(ours, patch, layer):
     block = ours.transformer.h[layer].attn
     C = ours.config.n_embd
@@ -110,7 +121,7 @@ PLANTED = [
     (exact_gelu, "mlp.act"), (epsilon, "ln_2"), (transposed_attention, "attn.c_proj"),
     (transposed_mlp, "mlp.c_proj"), (no_scale, "attn"), (scale_of_the_width, "attn"),
     (no_mask, "attn"), (no_residual, ""), (mlp_beside_attention, ""),
-    (values_before_keys, "attn.c_attn"),
+    (values_before_keys, "attn.c_attn"), (tiles_without_a_scale, "attn without weights"),
 ]
 
 
@@ -138,7 +149,10 @@ def test_a_mistake_is_found_in_its_layer(folder, monkeypatch, mistake, part, lay
     alone = {p.layer for p in found.parts if p.alone and not p.comparison.ok}
     assert alone == {layer}                     # nowhere else, though what follows is wrong, too
     through = [p.layer for p in found.parts if p.kind == "through" and not p.comparison.ok]
-    assert through == [*range(layer, 3), 4]     # and there it is in everything that follows
+    if mistake is tiles_without_a_scale:        # which a call that asks for weights doesn't take
+        assert through == []
+    else:
+        assert through == [*range(layer, 3), 4]         # and there it is in all that follows
     assert found.verdict().count(first.name) >= 1
 
 
