@@ -19,7 +19,7 @@ REBUILD = "pip install --force-reinstall --no-cache-dir --no-binary pycuda pycud
 
 def trouble(failed: str, looked_at: str, mend: str) -> str:
     """The form of every message: what failed, what was looked at, one command that mends it."""
-    return f"{failed}\n  looked at: {looked_at}\n  to mend it: {mend}"
+    return f"{failed}\n  (looked at: {looked_at})\n  to mend it: {mend}"    # good as one line, too
 
 
 class CudaError(OSError):

@@ -298,7 +298,7 @@ device.empty(80_000)                                        # the dropped one's,
 
 
 @pytest.mark.parametrize(("failing", "words"), [
-    ("cuInit:100", "the driver sees no GPU\n  looked at: cuInit: cuInit failed: no CUDA-capable"),
+    ("cuInit:100", "the driver sees no GPU\n  (looked at: cuInit: cuInit failed: no CUDA-capable"),
     ("cuInit:999", "does not answer"),
     ("cuInit:803", "the driver was updated while in use"),
     ("cuDeviceGet:101", "there is no GPU of this number"),

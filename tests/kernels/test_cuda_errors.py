@@ -122,7 +122,7 @@ def check(error, failed, mend, text):
     assert isinstance(error, CudaError)
     message = str(error)
     assert [line.split(":")[0].strip() for line in message.splitlines()[1:]] == [
-        "looked at", "to mend it"], message
+        "(looked at", "to mend it"], message
     assert re.search(failed, error.failed), message
     assert mend in error.mend, message
     assert text.splitlines()[0][:40] in error.looked_at or text in error.looked_at, message
