@@ -117,11 +117,22 @@ inline void check_order(Worker& w, Cell& c, const Access& a, bool shared) {
 
 // ---- one access ----
 
+// While this lives, a lock of the system's may be held: Ctrl-C ends the launch only after it.
+struct Busy {
+    Worker& w;
+    explicit Busy(Worker& w) : w(w) { w.busy = true; }
+    ~Busy() {
+        w.busy = false;
+        if (w.interrupted) w.fail({nullptr, 0}, "interrupted: %s", w.who().text);
+    }
+};
+
 // Variables of the kernel's file itself, as `__constant__` ones are, need no check.
 inline bool in_kernel_file(Worker& w, uintptr_t address) {
     static uintptr_t known[64];         // pages found to be so
     uintptr_t page = address >> 12, &slot = known[page % 64];
     if (slot == page) return true;
+    Busy busy(w);
     Dl_info there, kernel;
     if (!dladdr(reinterpret_cast<void*>(address), &there) ||
         !dladdr(reinterpret_cast<void*>(w.launch->kernel), &kernel) ||
@@ -171,7 +182,14 @@ inline void check_access(const Access& a) {
                    w.who().text, a.verb(), a.size, shared ? "shared" : "global");
         if (a.kind != READ) notes[i] = WRITTEN;
     }
-    if (a.size < cells->unit) cells->refine(a.size);
+    if (a.size < cells->unit) {
+        try {
+            Busy busy(w);
+            cells->refine(a.size);
+        } catch (const std::bad_alloc&) {
+            report(w, a, "the system refused the memory for what the checks note of single bytes");
+        }
+    }
     for (size_t i = offset / cells->unit; i * cells->unit < offset + a.size; i++)
         check_order(w, cells->cells[i], a, shared);
 }

@@ -72,7 +72,9 @@ inline void interrupt_others() {
 // to the others.
 inline void on_interrupt(int signal, siginfo_t* info, void* context) {
     bool first = under_way && pthread_equal(pthread_self(), threads[0]);
-    if (current && (first || interrupting)) {
+    if (current && current->busy) {
+        current->interrupted = true;
+    } else if (current && (first || interrupting)) {
         current->interrupted = true, current->signal = signal;
         current->fail_at(code_of(context), "interrupted: %s", current->who().text);
     } else if (first) {

@@ -53,13 +53,13 @@ bool prepare(const Launch& launch) {
 // Blocks, one after another, until there are no more or a worker has failed.
 void work(Worker& w, Launch& launch) {
     prepare_handler_stack();
-    current = &w;
     w.launch = &launch, w.signal = 0;
     w.message[0] = 0, w.message_code = 0, w.message_place = {}, w.interrupted = false;
     w.block_dim = launch.block, w.grid_dim = launch.grid;
     w.launch_start = ++w.block_time;
     w.prepare_threads();
     if (!sigsetjmp(w.give_up, 0)) {
+        current = &w;                   // from here on a signal has where to jump to
         while (!__atomic_load_n(&launch.stop, __ATOMIC_RELAXED)) {
             uint64_t block = __atomic_fetch_add(&launch.next_block, 1, __ATOMIC_RELAXED);
             if (block >= launch.blocks) break;

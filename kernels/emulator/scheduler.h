@@ -78,6 +78,7 @@ struct Worker : EmuWorker {
     Array* last_array;                  // that the checks found
     bool interrupted;
     int signal;                         // that ended the launch, or 0
+    volatile bool busy;                 // in the system's libraries: Ctrl-C has to wait
 
     sigjmp_buf give_up;
     char message[1024];
