@@ -145,9 +145,8 @@ def library(name: str, sources: dict[str, str], options: list[str], depends: lis
     path = cache_folder() / f"{name}-{key}.so"
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     # In a folder of our own first: another process may make the same library now.
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=path.parent) as folder:
+    with _folder_beside(path) as folder:
         made, linked = f"{folder}/made.o", f"{folder}/linked.so"
         for file, text in sources.items():
             Path(folder, file).write_text(text, encoding="utf-8")
@@ -159,6 +158,16 @@ def library(name: str, sources: dict[str, str], options: list[str], depends: lis
         _run([*command, "-shared", *later, made, "-o", linked])
         os.replace(linked, path)
     return path
+
+
+def _folder_beside(path: Path) -> tempfile.TemporaryDirectory:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent)
+    except OSError as error:
+        raise OSError(f"the emulator cannot keep compiled kernels in {path.parent}: "
+                      f"{error.strerror}; set MINIGPT_KERNEL_CACHE to a folder that can be written"
+                      ) from None
 
 
 def _run(command: list[str]) -> None:

@@ -322,6 +322,15 @@ def test_what_cannot_be_compiled_has_file_and_line_or_says_what_to_write(make):
         make(ADD.replace("int i", "__shared__ float a, b; int i"))
 
 
+@pytest.mark.slow
+def test_a_cache_that_cannot_be_written_is_named(make, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MINIGPT_KERNEL_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OSError, match="cannot keep compiled kernels in .*cache: Not a directory; "
+                                      "set MINIGPT_KERNEL_CACHE"):
+        build.library("none", {"none.cpp": ""}, [], [])
+
+
 COMPILE = """
 from kernels.device import get_device
 from kernels.launch import load
