@@ -162,4 +162,4 @@ def test_progress_is_told_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr("minigpt.progress.time.monotonic", lambda: next(clock))
     lines = []
     train_bpe(["the cat, the cat"], 260, report=lines.append)
-    assert lines == ["merges: 3 of 3 merges (100%)"]
+    assert lines == ["merges: 3 of 3 merges (100%), 0 a second, 0:00 left"]  # a merge in 5 s
