@@ -5,6 +5,7 @@ They run on the emulator; with MINIGPT_TEST_DEVICE=cuda in the environment on a 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections.abc import Callable
@@ -24,15 +25,23 @@ NAME = os.environ.get("MINIGPT_TEST_DEVICE", "emulator")
 ORDERS: list[Any] = ["forward", "reverse", 7] if NAME == "emulator" else [None]
 
 
-def needs_device() -> None:
-    """Skip the test, with the reason, where the device can't be had or can't compile."""
+@functools.cache
+def _what_is_missing() -> str:
+    """Why the device can't be had or can't compile, or nothing; looked for once."""
     try:
         if NAME == "emulator":
             compiler()
         else:
             get_device(NAME)
     except OSError as error:
-        pytest.skip(str(error))
+        return str(error)
+    return ""
+
+
+def needs_device() -> None:
+    """Skip the test, with the reason, where there is no device."""
+    if _what_is_missing():
+        pytest.skip(_what_is_missing())
 
 
 def on_each_device(cases: list[str], single: Callable[[str], bool] = lambda case: True) -> Any:
