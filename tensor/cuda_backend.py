@@ -60,13 +60,16 @@ class CudaBackend:
         return load(file, self.device)[name]
 
     def empty(self, shape: Shape, dtype: np.dtype = FLOAT) -> DeviceArray:
-        dtype = np.dtype(dtype)
+        return self.device.empty(shape, self._known(dtype))
+
+    def _known(self, dtype: np.dtype) -> np.dtype:
+        """The dtype; TypeError for one that no kernel computes with."""
         if dtype not in SUFFIX:
             raise TypeError(
                 f"the device {self.name!r} computes with float32, int64, int32 and bool, not "
                 f"{dtype}; convert with .astype('float32'), or stay on the device 'cpu'"
             )
-        return self.device.empty(shape, dtype)
+        return dtype
 
     def contiguous(self, x: DeviceArray) -> DeviceArray:
         return x if x.is_contiguous else cuda_moving.copy(self, x)
@@ -83,8 +86,7 @@ class CudaBackend:
             if x.size and x.dtype == np.uint64 and x.max() > np.iinfo(np.int64).max:
                 raise ValueError(f"{x.max()} does not fit the int64 of the device {self.name!r}")
             x = x.astype(LONG)
-        if x.dtype not in SUFFIX:
-            self.empty(x.shape, x.dtype)  # says so
+        self._known(x.dtype)
         return self.device.from_numpy(x)
 
     def to_numpy(self, x: DeviceArray) -> np.ndarray:

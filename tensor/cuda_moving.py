@@ -77,9 +77,8 @@ def assign(be: Launcher, into: Array, x: Array) -> None:
     if to == xs == (1,):
         be.device.copy(into.pointer, x.pointer, into.nbytes)
     elif _goes_by_fours(into, x, sizes, to, xs):
-        by_fours = tuple(s // 4 for s in sizes[-1:])
         be.kernel(FILE, "copy_strided_float4")(
-            x.strided, into.strided, into.size // 4, len(sizes), sizes[:-1] + by_fours,
+            x.strided, into.strided, into.size // 4, len(sizes), (*sizes[:-1], sizes[-1] // 4),
             _in_fours(xs), _in_fours(to), grid=be.blocks(into.size // 4), block=be.threads,
         )  # fmt: skip
     elif into.dtype == FLOAT and _is_transposed(sizes, to, xs):
@@ -146,15 +145,11 @@ def pad(be: Launcher, x: Array, widths: Sequence[tuple[int, int]], value: float)
 
 def slice_backward(be: Launcher, dy: Array, index: Any, shape: Shape) -> Array:
     """dy at the places that index names in zeros of the shape."""
-    places = _slices(index, shape)
-    counts = tuple(len(range(*p.indices(n))) for p, n in zip(places, shape, strict=True))
-    starts, _, steps = (
-        zip(*(p.indices(n) for p, n in zip(places, shape, strict=True)), strict=True)
-        if shape
-        else ((), (), ())
-    )
+    places = [range(n)[part] for part, n in zip(_slices(index, shape), shape, strict=True)]
+    counts = tuple(len(p) for p in places)
     view = dy.reshape(counts)  # axes that an integer took away come back, new ones go
     dy = copy(be, dy).reshape(counts) if view is None else view
+    starts, steps = tuple(p.start for p in places), tuple(p.step for p in places)
     return _place(be, dy, shape, starts, steps, 0)
 
 
