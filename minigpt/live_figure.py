@@ -25,6 +25,15 @@ class LiveFigure(Callback):
         self._handle: Any = None
         self._drawn = 0.0
 
+    def on_start(self, trainer: "Trainer") -> None:
+        try:
+            import IPython.display  # noqa: F401
+        except ImportError:
+            raise RuntimeError(
+                "LiveFigure needs IPython, which a notebook has: elsewhere leave it out, and look "
+                "at loss.png in the run's folder"
+            ) from None
+
     def on_step(self, trainer: "Trainer", stats: "StepStats") -> None:
         if time.monotonic() - self._drawn >= self.seconds:
             self._show(trainer)

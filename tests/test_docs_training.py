@@ -10,6 +10,7 @@ import pytest
 from minigpt.cli import main
 from minigpt.data import load_text
 from minigpt.presets import PRESETS, TrainConfig
+from tests.minigpt.training_helpers import fake_notebook
 
 PAGE = (Path(__file__).parent.parent / "docs" / "training.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.M | re.S)
@@ -38,6 +39,7 @@ def test_every_block_in_its_order(folder, monkeypatch, capsys):
     tiny = PRESETS["tiny"].replace(max_steps=2, **SMALL)
     monkeypatch.setitem(PRESETS, "tiny", tiny)
     monkeypatch.setattr(TrainConfig, "replace", limited(TrainConfig.replace))
+    shown = fake_notebook(monkeypatch)
     names = {}
     for language, code in BLOCKS:
         if language == "sh":
@@ -51,6 +53,7 @@ def test_every_block_in_its_order(folder, monkeypatch, capsys):
             TrainConfig.from_dict(tiny.to_dict() | {k: v for k, v in preset.items()
                                                     if k != "preset"})  # fmt: skip
     printed = capsys.readouterr().out
+    assert shown  # in the notebook
     assert re.search(r"^return self.name -> (code|prose)$", printed, re.M)
     assert {path.name for path in Path("runs").iterdir()} == {
         "mine", "code-or-prose", "fine", "notebook",

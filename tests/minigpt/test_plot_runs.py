@@ -2,7 +2,6 @@
 
 import struct
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -12,7 +11,14 @@ from minigpt.cli import main
 from minigpt.live_figure import LiveFigure
 from minigpt.plot_runs import COLOURS, plot_layers, plot_runs, runs_figure
 from minigpt.plots import Curve, read_log
-from tests.minigpt.training_helpers import SMALL, TEXT, resume, signal_after, start
+from tests.minigpt.training_helpers import (
+    SMALL,
+    TEXT,
+    fake_notebook,
+    resume,
+    signal_after,
+    start,
+)
 
 HEADER = "step,train_loss,val_loss,lr,grad_norm,tokens_per_s\n"
 
@@ -172,25 +178,20 @@ def test_no_tensorboard_files_where_they_are_not_wanted(config, tmp_path):
 
 
 def test_the_live_figure(config, tmp_path, monkeypatch):
-    shown = []
-
-    class Handle:
-        def update(self, picture):
-            shown.append(picture)
-
-    def display(picture, display_id):
-        assert display_id
-        shown.append(picture)
-        return Handle()
-
-    modules = {"IPython": types.ModuleType("IPython"), "IPython.display": types.ModuleType("d")}
-    modules["IPython.display"].display = display
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
+    shown = fake_notebook(monkeypatch)
     start(config.replace(max_steps=4), tmp_path / "run", callbacks=[LiveFigure(seconds=0)]).run()
     assert len(shown) == 5  # after each step, and at the end
     assert all(picture._repr_png_().startswith(b"\x89PNG") for picture in shown)
     assert repr(shown[0]) == "the curves of a run"  # where a picture can't be shown
+
+
+def test_the_live_figure_outside_of_a_notebook(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "IPython.display", None)
+    trainer = start(config, tmp_path / "run", callbacks=[LiveFigure()])
+    with pytest.raises(RuntimeError, match="LiveFigure needs IPython, which a notebook has"):
+        trainer.run()
+    assert not (tmp_path / "run" / "log.csv").exists()
 
 
 def test_a_curve_without_values():

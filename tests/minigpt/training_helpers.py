@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import types
 from pathlib import Path
 
 from minigpt.presets import TrainConfig
@@ -39,6 +41,26 @@ def signal_after(trainer, step, number=signal.SIGINT):
 
     trainer.train_step = step_with_signal
     return trainer
+
+
+def fake_notebook(monkeypatch):
+    """A stand-in for IPython, which need not be installed; returns the list of what is shown."""
+    shown = []
+
+    class Handle:
+        def update(self, picture):
+            shown.append(picture)
+
+    def display(picture, display_id):
+        assert display_id
+        shown.append(picture)
+        return Handle()
+
+    modules = {"IPython": types.ModuleType("IPython"), "IPython.display": types.ModuleType("d")}
+    modules["IPython.display"].display = display
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return shown
 
 
 def told(folder):
