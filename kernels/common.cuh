@@ -15,5 +15,9 @@ struct Table {
     long long n[64];
 };
 
+// Before a kernel's name: it is compiled for this architecture and later ones (80 is sm_80), and has
+// no code for an older one, where the host refuses to launch it.
+#define SINCE_SM(number)
+
 // Before a pointer parameter's name: it may be null, and the host may give None for it.
 #define OPTIONAL

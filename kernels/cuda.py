@@ -40,6 +40,7 @@ class CudaDevice(Device):
         super().__init__("cuda", checked)
         self.context = get_context()
         self._driver = self.context.driver
+        self.architecture = int(self.context.arch.removeprefix("sm_"))
         self.pool = MemoryPool(self._allocate, self._free, self._is_full, exact=checked)
         self._allocations: dict[int, Any] = {}      # address: PyCUDA's object, which owns it
         self._loaded: list[Any] = []                # PyCUDA's modules, which own the functions

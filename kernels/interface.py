@@ -45,6 +45,7 @@ class Device(abc.ABC):
 
     name: str                       # "emulator" or "cuda"
     checked: bool                   # is every access to memory looked at?
+    architecture: int | None = None             # of a GPU: 90 is sm_90
 
     def __init__(self, name: str, checked: bool) -> None:
         self.name, self.checked = name, checked

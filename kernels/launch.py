@@ -22,6 +22,7 @@ from kernels.signature import (
     SIZES,
     Parameter,
     packing,
+    read_architectures,
     read_launch_bounds,
     read_signatures,
 )
@@ -57,11 +58,17 @@ class Module:
         self.path, self.file, self.device = path, path.name, device
         signatures = read_signatures(source, path.name)
         entries, bounds = device.compile(path, signatures), read_launch_bounds(source)
+        self.since = read_architectures(source)
         self.kernels = {name: Kernel(name, parameters, device, entries[name],
                                      bounds.get(name, MAX_THREADS))
                         for name, parameters in signatures.items()}
 
     def __getitem__(self, name: str) -> Kernel:
+        """KeyError for a name that is not there, KernelError for a kernel that has no code here."""
+        has, since = self.device.architecture, self.since.get(name, 0)
+        if has is not None and has < since:
+            raise KernelError(f"{name} ({self.file}) needs a GPU of architecture sm_{since} or "
+                              f"later, and this one is sm_{has}: take another version")
         try:
             return self.kernels[name]
         except KeyError:

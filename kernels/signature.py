@@ -25,6 +25,7 @@ _COMMENTS = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _KERNEL = re.compile(
     r'(?P<extern>extern\s+"C"\s+)?__global__\s+void\s+'
     r"(?:__launch_bounds__\s*\(\s*(?P<threads>\d+)[^)]*\)\s*)?"
+    r"(?:SINCE_SM\s*\(\s*(?P<since>\d+)\s*\)\s*)?"
     r"(?P<name>\w+)\s*\((?P<parameters>[^)]*)\)"
 )
 
@@ -88,6 +89,14 @@ def read_launch_bounds(source: str) -> dict[str, int]:
     """{kernel name: threads of its largest block}, of those that say it by __launch_bounds__(N)."""
     return {match["name"]: int(match["threads"])
             for match in _KERNEL.finditer(without_comments(source)) if match["threads"]}
+
+
+def read_architectures(source: str) -> dict[str, int]:
+    """{kernel name: the oldest architecture with code for it, such as 80}, of those that say it by
+    SINCE_SM(80) (common.cuh).
+    """
+    return {match["name"]: int(match["since"])
+            for match in _KERNEL.finditer(without_comments(source)) if match["since"]}
 
 
 def _parameter(text: str, where: str) -> Parameter:

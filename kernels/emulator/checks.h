@@ -180,6 +180,10 @@ inline void check_access(const Access& a) {
         if (a.kind != WRITE && notes[i] == UNINITIALISED)
             report(w, a, "uninitialised: %s %s %zu bytes of %s memory that nobody has written",
                    w.who().text, a.verb(), a.size, shared ? "shared" : "global");
+        if (a.kind != WRITE && notes[i] == UNLANDED)
+            report(w, a, "unlanded: %s %s %zu bytes of shared memory that an asynchronous copy has "
+                   "yet to fill: the thread that began it has to wait for it, before a barrier",
+                   w.who().text, a.verb(), a.size);
         if (a.kind != READ) notes[i] = WRITTEN;
     }
     if (a.size < cells->unit) {

@@ -83,3 +83,4 @@ inline void __nanosleep(unsigned) {}
 #include "device_math.h"
 #include "warp.h"
 #include "atomics.h"
+#include "ptx.h"

@@ -22,7 +22,8 @@ constexpr size_t SHARED_GAP = 64;       // bytes between shared variables that b
 constexpr size_t SHARED_VARIABLES = 64;
 constexpr size_t SHARED_SPACE = SHARED_LIMIT + (SHARED_VARIABLES + 2) * 2 * SHARED_GAP;
 
-enum Note : uint8_t { NOWHERE, UNINITIALISED, WRITTEN };
+// UNLANDED: an asynchronous copy is on its way there.
+enum Note : uint8_t { NOWHERE, UNINITIALISED, WRITTEN, UNLANDED };
 
 enum Readers : uint8_t { ONE, SEVERAL_LANES, SEVERAL_WARPS };
 enum Atomic : uint8_t { PLAIN, ATOMIC, ATOMIC_AFTER_FENCE };

@@ -153,6 +153,61 @@ void emu_stop(const char* why, EmuPlace place) {
     w.fail(place, "%s: %s", why, w.who().text);
 }
 
+// Asynchronous copies (ptx.h). The checks take the beginning for a write as well as the landing: on
+// a GPU it may be either, or any time between.
+void emu_cp_async(void* to, const void* from, int size, int bytes, EmuPlace place) {
+    using namespace emu;
+    Worker& w = *static_cast<Worker*>(emu_worker());
+    Copies& mine = w.copies[w.thread];
+    uintptr_t address = reinterpret_cast<uintptr_t>(to);
+    if (mine.count == COPIES)
+        w.fail(place, "cp.async: %s has %d copies on their way, the most that the emulator keeps",
+               w.who().text, COPIES);
+    if (address % uintptr_t(size) || (bytes && reinterpret_cast<uintptr_t>(from) % uintptr_t(size)))
+        w.fail(place, "misaligned: %s copies %d bytes from or to an address that is not a multiple "
+               "of %d", w.who().text, size, size);
+    if (bytes < 0 || bytes > size)
+        w.fail(place, "cp.async: %s copies %d of %d bytes", w.who().text, bytes, size);
+    if (!w.shared.contains(address))
+        w.fail(place, "cp.async: %s copies to an address that is not in shared memory",
+               w.who().text);
+    if (w.launch->checked) {
+        for (int i = 0; i < bytes; i += 4)
+            check_access({reinterpret_cast<uintptr_t>(from) + size_t(i), 4, READ, 0, place, false});
+        check_access({address, size_t(size), WRITE, 0, place, false});
+        memset(w.shared.notes + (address - reinterpret_cast<uintptr_t>(w.shared.space)), UNLANDED,
+               size_t(size));
+    }
+    Copy& copy = mine.list[mine.count++];
+    copy = {static_cast<char*>(to), {}, size, mine.group};
+    memcpy(copy.data, from, size_t(bytes));
+    memset(to, 0xff, size_t(size));
+}
+
+void emu_cp_async_commit() {
+    emu::Worker& w = *static_cast<emu::Worker*>(emu_worker());
+    w.copies[w.thread].group++;
+}
+
+void emu_cp_async_wait(int but_the_last, EmuPlace place) {
+    using namespace emu;
+    Worker& w = *static_cast<Worker*>(emu_worker());
+    Copies& mine = w.copies[w.thread];
+    int left = 0;
+    for (int i = 0; i < mine.count; i++) {
+        const Copy& copy = mine.list[i];
+        if (copy.group + unsigned(but_the_last) >= mine.group) {
+            mine.list[left++] = copy;
+            continue;
+        }
+        if (w.launch->checked)
+            check_access({reinterpret_cast<uintptr_t>(copy.to), size_t(copy.size), WRITE, 0, place,
+                          false});
+        memcpy(copy.to, copy.data, size_t(copy.size));
+    }
+    mine.count = left;
+}
+
 // ---- for kernels/emulator/device.py ----
 
 void* emu_malloc(size_t bytes, int checked) {

@@ -55,6 +55,14 @@ struct Warp {                           // a bit for each lane
     int lanes;
 };
 
+constexpr int COPIES = 64;              // that a thread may have on their way
+struct Copy { char* to; char data[16]; int size; unsigned group; };
+struct Copies {                         // of a thread: cp.async
+    int count;
+    unsigned group;                     // of the next one: how many groups have been committed
+    Copy list[COPIES];
+};
+
 struct Worker : EmuWorker {
     const Launch* launch;
     Thread threads[EMU_MAX_THREADS];
@@ -75,6 +83,7 @@ struct Worker : EmuWorker {
     int free_stacks[EMU_MAX_THREADS];
     void* scheduler_stack;
     SharedMemory shared;
+    Copies copies[EMU_MAX_THREADS];
     Array* last_array;                  // that the checks found
     bool interrupted;
     int signal;                         // that ended the launch, or 0
@@ -311,6 +320,7 @@ struct Worker : EmuWorker {
         fence = false, acquired = 0;
         n_live = n_threads, n_at_barrier = n_true = 0;
         memset(returned, 0, size_t(n_threads));
+        for (int i = 0; i < n_threads; i++) copies[i].count = 0, copies[i].group = 0;
         for (int w = 0; w < n_warps; w++) {
             int lanes = n_threads - w * 32 < 32 ? n_threads - w * 32 : 32;
             unsigned all = lanes == 32 ? ~0u : (1u << lanes) - 1;
