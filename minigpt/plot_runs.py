@@ -9,7 +9,7 @@ from typing import Any
 
 from minigpt.files import atomic_write
 from minigpt.layer_statistics import LAYERS_FILE
-from minigpt.plots import Curve, read_log, smooth
+from minigpt.plots import Curve, read_log, smooth, thinned
 
 # Okabe and Ito's colours, in an order in which neighbours differ in lightness, too; with them go
 # dashes and markers, so that runs can be told apart in grey.
@@ -86,13 +86,15 @@ def _draw(axes: Any, curve: Curve, column: str, number: int, name: str, runs: in
     style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "linewidth": 1.6}
     if column == "val_loss":
         style |= {"marker": MARKERS[number % len(MARKERS)], "markerfacecolor": "white"}
-        axes.plot(*curve, label=f"{name}: validation", markersize=5, linestyle="none", **style)
+        style |= {"markersize": 5, "linestyle": "none"}
+        axes.plot(*thinned(*curve), label=f"{name}: validation", **style)
         return
     style["linestyle"] = DASHES[number % len(DASHES)]
     radius = 0 if column == "lr" else len(curve.steps) // 40
     if radius:
-        axes.plot(*curve, color=style["color"], alpha=0.25 / runs**0.5, linewidth=0.7)
-    axes.plot(curve.steps, smooth(curve.values, radius), label=f"{name}: training", **style)
+        axes.plot(*thinned(*curve), color=style["color"], alpha=0.25 / runs**0.5, linewidth=0.7)
+    line = thinned(curve.steps, smooth(curve.values, radius))
+    axes.plot(*line, label=f"{name}: training", **style)
 
 
 def plot_layers(run: str | os.PathLike[str], picture: str | os.PathLike[str]) -> Path:
@@ -126,6 +128,7 @@ def _layers_figure(curves: Mapping[str, Curve], title: str) -> Any:
                 style = {"color": colormaps["cividis"](0.9 * depth), "linestyle": "-"}
             else:
                 style = {"color": "#777777", "linestyle": DASHES[1 + number % 3]}
+            curve = thinned(*curve)
             axes.plot(*curve, label=name, linewidth=1.5, marker=MARKERS[number % len(MARKERS)],
                       markevery=max(1, len(curve.steps) // 6), markersize=4, **style)  # fmt: skip
         axes.set_yscale("log")

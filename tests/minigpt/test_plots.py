@@ -1,13 +1,24 @@
 """The picture of a run, drawn from its log."""
 
+import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from minigpt.plots import TRAIN_COLOUR, VALIDATION_COLOUR, Curve, plot_run, read_log, smooth
+from minigpt.plots import (
+    MOST_POINTS,
+    TRAIN_COLOUR,
+    VALIDATION_COLOUR,
+    Curve,
+    plot_run,
+    read_log,
+    smooth,
+    thinned,
+)
 
 HEADER = "step,train_loss,val_loss,lr,grad_norm,tokens_per_s\n"
 
@@ -85,3 +96,34 @@ def test_drawing_leaves_the_screen_back_end_alone(log):
         f"plot_run({str(log)!r}); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_long_curve_keeps_its_ends_and_its_shape():
+    steps = list(range(0, 450_000, 10))
+    curve = thinned(steps, [float(step) for step in steps])
+    assert len(curve.steps) == MOST_POINTS and curve.values == [float(s) for s in curve.steps]
+    assert (curve.steps[0], curve.steps[-1]) == (steps[0], steps[-1])
+    assert max(b - a for a, b in zip(curve.steps, curve.steps[1:])) <= 460
+    assert thinned(steps[:7], steps[:7]) == (steps[:7], steps[:7])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory in /proc")
+def test_pictures_of_a_long_run_do_not_pile_up_memory(tmp_path):
+    rows = "".join(f"{10 * i},{3 + i % 7},,1e-3,1.0,3000\n" for i in range(45_000))
+    log = tmp_path / "log.csv"
+    log.write_text("step,train_loss,val_loss,lr,grad_norm,tokens_per_s\n" + rows)
+    code = f"""
+from pathlib import Path
+from minigpt.plots import plot_run
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+plot_run({str(log)!r})
+before = resident()
+for _ in range(3):
+    plot_run({str(log)!r})
+print(resident() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                         env=os.environ | {"PYTHONPATH": os.getcwd()})  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 150  # MB; it was 500 when every point was drawn
