@@ -7,6 +7,7 @@ from minigpt.checkpoints.formats import open_checkpoint
 from minigpt.checkpoints.hub import find_folder
 from minigpt.cli_common import not_empty
 from minigpt.config import GPT2Config
+from minigpt.lora import base_of
 from minigpt.weights_tree import is_parameter, memory, norms, rows, show_bytes
 
 
@@ -58,7 +59,11 @@ def info(arguments: argparse.Namespace) -> int:
         size = show_bytes(sum(t.nbytes for t in others))
         print(f"not parameters, {len(others)} tensors of {size}: causal masks, or a second copy of "
               "the embedding")  # fmt: skip
-    print("\n".join(memory(total, config)))
+    base = base_of(path if path.is_dir() else path.parent)
+    if base is None:
+        print("\n".join(memory(total, config)))
+    else:
+        print(f"LoRA adapters of {base}, whose memory comes first: minigpt info {base}")
     return 0
 
 

@@ -15,6 +15,7 @@ from minigpt.checkpoints.hub import FULL_NAMES, find_folder
 from minigpt.checks import Check, table
 from minigpt.cli_common import not_empty, print_line
 from minigpt.cli_eval import TASKS, WINDOWS, measure
+from minigpt.lora import require_whole_model
 from minigpt.official_values import Official
 from minigpt.progress import Report, tell
 from minigpt.tolerances import Comparison
@@ -78,6 +79,7 @@ def verify_model(arguments: argparse.Namespace) -> int:
             f"{arguments.model!r} is neither a folder with a model nor the name of one on the Hub: "
             f"{', '.join(FULL_NAMES)}, or ORG/NAME"
         )
+    require_whole_model(folder, "verify")
     checks: list[Check] = []
     try:
         checks.append(check_file(folder))

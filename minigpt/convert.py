@@ -23,7 +23,7 @@ from minigpt.config import CONFIG_FILE, GPT2Config
 from minigpt.files import atomic_write, sync_folder
 from minigpt.generation_config import GENERATION_CONFIG_FILE
 from minigpt.loading import BODY, MASKS, match_names, model_of_shapes
-from minigpt.lora import base_of
+from minigpt.lora import require_whole_model
 from minigpt.model import GPT2Model
 from minigpt.progress import Meter, Report
 from minigpt.tokenizer_files import (
@@ -60,10 +60,7 @@ def convert(
         raise ValueError(f"cannot write {to!r}; the formats are {', '.join(FORMATS)}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} is there already: give the name of a new folder")
-    base = base_of(source)
-    if base is not None:
-        raise ValueError(f"{source} holds LoRA adapters of {base}: load it, call merge_lora and "
-                         "save_pretrained, and convert that")  # fmt: skip
+    require_whole_model(source, "convert")
     with open_checkpoint(source, checksums) as reader:
         config = GPT2Config.from_pretrained(source)
         hparams = to_hparams(config) if to == "tf" else None

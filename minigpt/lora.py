@@ -276,6 +276,16 @@ def base_of(folder: Path) -> str | None:
     return base
 
 
+def require_whole_model(folder: Path, verb: str) -> None:
+    """ValueError, which says how to `verb` it all the same, for a folder of adapters alone."""
+    base = base_of(folder)
+    if base is not None:
+        raise ValueError(
+            f"{folder} holds LoRA adapters of {base}: load it, call merge_lora and "
+            f"save_pretrained, and {verb} that"
+        )
+
+
 def _read_config(file: Path) -> LoRAConfig:
     """The options in a file of peft's. ValueError naming what is not LoRA as it is here."""
     about = read_json(file)

@@ -5,6 +5,7 @@ import pytest
 
 from minigpt import GPT2Config, GPT2LMHeadModel
 from minigpt.checkpoints.safetensors_file import read_safetensors
+from minigpt.cli import main
 from minigpt.lora import lora_layers, merge_lora
 from minigpt.presets import TrainConfig
 from minigpt.run_setup import byte_tokenizer
@@ -52,6 +53,15 @@ def test_only_adapters_are_trained_and_saved_and_the_folder_loads(base, config, 
     model.save_pretrained(tmp_path / "merged")
     merged = GPT2LMHeadModel.from_pretrained(tmp_path / "merged")
     np.testing.assert_allclose(merged(IDS).logits.numpy(), adapted, atol=1e-5)
+
+
+def test_the_command_line_says_that_a_folder_holds_adapters_alone(base, config, tmp_path, capsys):
+    Trainer.start(config.replace(max_steps=1), tmp_path / "run", report=None).run()
+    assert main(["verify", str(tmp_path / "run")]) == 2
+    assert f"holds LoRA adapters of {base}: load it, call merge_lora" in capsys.readouterr().err
+    assert main(["info", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert f"LoRA adapters of {base}, whose memory" in told and "to run it" not in told
 
 
 def test_a_stopped_run_goes_on_with_the_same_bits(config, tmp_path, monkeypatch):

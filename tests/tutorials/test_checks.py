@@ -223,6 +223,16 @@ def test_adamw_agrees_with_the_first_step_worked_out_by_hand():
     np.testing.assert_allclose(EXERCISES["02.1"].library(first)["p"], [0.9, -1.9], rtol=1e-6)
 
 
+def test_an_answer_that_is_told_wrong_reads_otherwise_than_the_right_one():
+    """Without its bias corrections; and with a mistake too small for the four digits shown."""
+    no_correction = adamw_with({"move": lambda n: n["m"] / (np.sqrt(n["v"]) + n["eps"])})
+    text = verdict("02.1", no_correction).text
+    assert "the bias correction is missing" in text
+    assert "p, yours        [ 0.95, -1.95]" in text and "p, the library  [ 0.9, -1.9]" in text
+    nearly = verdict("01.1", lambda a, b, dy: (a * b + 1e-5, dy * b, dy * a)).text
+    assert "y[0]: yours 10.00001, the library 10" in nearly
+
+
 def test_the_optimizer_continued_by_a_check_is_the_one_that_runs_on():
     """The library's answer at step 3 is that of an optimizer which took all three steps."""
     p = Tensor([1.0, -2.0], "float64", requires_grad=True)

@@ -118,14 +118,15 @@ def numbers(
 
 
 def _first_difference(name: str, rows: Mapping[str, Any]) -> list[str]:
-    """Of arrays that are too large to show: the first place where they differ."""
+    """Of arrays that are too large to show, or read alike: the first place where they differ."""
     got, want = rows["yours"], rows["the library"]
-    if np.size(want) <= 12 or np.shape(got) != np.shape(want):
+    shown = np.size(want) <= 12 and _array(got) != _array(want)
+    if shown or np.shape(got) != np.shape(want):
         return []
     got = np.asarray(got.numpy() if isinstance(got, Tensor) else got, dtype=float)
     index = tuple(int(i) for i in np.argwhere(~np.isclose(got, want, rtol=0, atol=CLOSE))[0])
     place = ", ".join(map(str, index))
-    return [f"  {name}[{place}]: yours {got[index]:.6g}, the library {want[index]:.6g}"]
+    return [f"  {name}[{place}]: yours {got[index]:.9g}, the library {want[index]:.9g}"]
 
 
 def _array(value: Any) -> str:

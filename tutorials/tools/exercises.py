@@ -74,6 +74,6 @@ def show_source(*things: Any) -> None:
 
 def _exercise(name: Any) -> Exercise:
     if not isinstance(name, str) or name not in EXERCISES:
-        shown = repr(name) if isinstance(name, str) else f"{name!r}, which is no text,"
+        shown = repr(name) if isinstance(name, str) else f"{name!r} (write it as text)"
         raise ValueError(f"there is no exercise {shown}; there are {', '.join(EXERCISES)}")
     return EXERCISES[name]

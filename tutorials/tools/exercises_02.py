@@ -15,7 +15,8 @@ from tutorials.tools.exercise import Exercise, Inputs, Results, Slip, Wrong
 
 def _adamw_cases() -> Iterator[Inputs]:
     rng = np.random.default_rng(0)
-    options = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.0}
+    # Not 0.99: (1 - 0.9) / sqrt(1 - 0.99) is 1, and the first step would need no bias correction.
+    options = {"lr": 0.1, "beta1": 0.9, "beta2": 0.96, "eps": 1e-8, "weight_decay": 0.0}
     yield {"p": np.array([1.0, -2.0]), "g": np.array([4.0, -0.01]),
            "m": np.zeros(2), "v": np.zeros(2), "step": 1, **options}  # fmt: skip
     yield {"p": np.array([1.0, -2.0]), "g": np.array([4.0, 1.0]),
