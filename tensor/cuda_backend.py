@@ -60,7 +60,7 @@ class CudaBackend:
         return load(file, self.device)[name]
 
     def empty(self, shape: Shape, dtype: np.dtype = FLOAT) -> DeviceArray:
-        return self.device.empty(shape, self._known(dtype))
+        return self.device.empty(shape, self._known(np.dtype(dtype)))
 
     def _known(self, dtype: np.dtype) -> np.dtype:
         """The dtype; TypeError for one that no kernel computes with."""

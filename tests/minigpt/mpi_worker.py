@@ -115,7 +115,7 @@ def hangs():
 if __name__ == "__main__":
     try:
         globals()[sys.argv[1]](*sys.argv[2:])
-    except BaseException as error:  # noqa: BLE001: whatever it is, the others must not wait for us
+    except BaseException as error:   # the others must not wait for us
         print(f"rank {GROUP.rank}: {type(error).__name__}: {error}", flush=True)
         GROUP.abort()
         raise
