@@ -7,6 +7,7 @@
 //                two loads and two stores of 16 bytes. x and y at multiples of 16 bytes. Threads go
 //                on to the elements beyond the grid.
 #include "philox.cuh"
+#include "strides.cuh"
 
 __device__ inline float dropped(float x, unsigned bits, unsigned threshold, float factor) {
     return x * (bits >= threshold ? 1.0f : 0.0f) * factor;
@@ -16,7 +17,7 @@ extern "C" __global__ void dropout_naive(const float* __restrict__ x, float* __r
                                          long long n, unsigned long long seed,
                                          unsigned long long draw, unsigned threshold,
                                          float factor) {
-    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    long long i = first_element();
     if (i < n) y[i] = dropped(x[i], Philox(seed, draw).bits(i), threshold, factor);
 }
 
@@ -25,8 +26,7 @@ extern "C" __global__ void dropout_eight(const float* __restrict__ x, float* __r
                                          unsigned long long draw, unsigned threshold,
                                          float factor) {
     Philox random(seed, draw);
-    long long step = (long long)gridDim.x * blockDim.x;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; 8 * i < n; i += step) {
+    for (long long i = first_element(); 8 * i < n; i += all_threads()) {
         long long first = 8 * i;
         if (first + 8 <= n) {
 #pragma unroll

@@ -8,13 +8,8 @@
 // …_vector  Four elements a thread at a time, in one load and one store of 16 bytes: memory is the
 //           limit, and a quarter of the instructions keeps it busy. What is left over, at most
 //           three, the first threads do. x, y and slope at multiples of 16 bytes.
-#include "common.cuh"
 #include "gelu.cuh"
-
-__device__ inline long long first_of_thread() {
-    return (long long)blockIdx.x * blockDim.x + threadIdx.x;
-}
-__device__ inline long long threads_of_grid() { return (long long)gridDim.x * blockDim.x; }
+#include "strides.cuh"
 
 template <class F>
 __device__ inline void one(const float* x, float* y, float* slope, long long i) {
@@ -29,7 +24,7 @@ __device__ inline void one(const float* x, float* y, float* slope, long long i) 
 
 template <class F>
 __device__ void each(const float* x, float* y, float* slope, long long n) {
-    for (long long i = first_of_thread(); i < n; i += threads_of_grid()) one<F>(x, y, slope, i);
+    for (long long i = first_element(); i < n; i += all_threads()) one<F>(x, y, slope, i);
 }
 
 template <class F>
@@ -37,7 +32,7 @@ __device__ void four_at_a_time(const float* x, float* y, float* slope, long long
     const float4* x4 = reinterpret_cast<const float4*>(x);
     float4* y4 = reinterpret_cast<float4*>(y);
     float4* slope4 = reinterpret_cast<float4*>(slope);
-    for (long long i = first_of_thread(); i < n / 4; i += threads_of_grid()) {
+    for (long long i = first_element(); i < n / 4; i += all_threads()) {
         float4 v = x4[i];
         if (slope) {
             GeluValue a = F::both(v.x), b = F::both(v.y), c = F::both(v.z), d = F::both(v.w);
@@ -47,7 +42,7 @@ __device__ void four_at_a_time(const float* x, float* y, float* slope, long long
             y4[i] = make_float4(F::value(v.x), F::value(v.y), F::value(v.z), F::value(v.w));
         }
     }
-    long long rest = n / 4 * 4 + first_of_thread();
+    long long rest = n / 4 * 4 + first_element();
     if (rest < n) one<F>(x, y, slope, rest);
 }
 

@@ -31,25 +31,11 @@
 // matmul_rows       For few rows of A, as in decoding, where reading B once is all the work. If B
 //                   lies (K, N): 32 columns a block, the warps share K among them, and their sums
 //                   meet in shared memory. If it lies (N, K): a warp a column, its lanes share K.
-//                   Four rows of A at a time use each float of B. block: whole warps, many, so
-//                   that much of B is on its way from memory at any time;
+//                   Four rows of A at a time use each float of B. block: whole warps, up to 16:
+//                   many, so that much of B is on its way from memory at any time;
 //                   grid batches * ceil(M / 4) * ceil(N / (transpose_b ? blockDim.x / 32 : 32)).
-#include "common.cuh"
 #include "gelu.cuh"
-
-// How far from the first matrix of a batch its matrix `number` lies, counted with the last axis
-// running fastest. Unrolled, because a Dims that is indexed by a variable is copied to be indexed.
-__device__ inline long long distance(long long number, int ndim, const Dims& batch,
-                                     const Dims& strides) {
-    long long far = 0;
-#pragma unroll
-    for (int axis = 7; axis >= 0; axis--) {
-        if (axis >= ndim) continue;
-        far += number % batch.n[axis] * strides.n[axis];
-        number /= batch.n[axis];
-    }
-    return far;
-}
+#include "strides.cuh"
 
 // One matrix product of the batch.
 struct Product {
@@ -62,8 +48,8 @@ struct Product {
     __device__ Product at(long long number, int ndim, const Dims& batch, const Dims& a_strides,
                           const Dims& b_strides) const {
         Product one = *this;
-        one.A += distance(number, ndim, batch, a_strides);
-        one.B += distance(number, ndim, batch, b_strides);
+        one.A += find_offset(number, ndim, batch, a_strides);
+        one.B += find_offset(number, ndim, batch, b_strides);
         one.C += number * M * N;
         return one;
     }
@@ -284,12 +270,12 @@ extern "C" __global__ void __launch_bounds__(256, 2) matmul_vector(
 
 // --- few rows
 
-extern "C" __global__ void __launch_bounds__(1024) matmul_rows(
+extern "C" __global__ void __launch_bounds__(512) matmul_rows(
         const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
         float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
         int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,
         long long batches) {
-    __shared__ float part[32][4][32];  // a warp's sums, by row and lane
+    __shared__ float part[16][4][32];  // a warp's sums, by row and lane
     Product p{A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb};
     int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     Place place = place_of_block(p, 4, transpose_b ? warps : 32);
@@ -298,7 +284,7 @@ extern "C" __global__ void __launch_bounds__(1024) matmul_rows(
     int k0 = transpose_b ? lane : warp, step = transpose_b ? 32 : warps;
     float sum[4] = {};
     if (n < N) {
-#pragma unroll 4
+#pragma unroll 8
         for (int k = k0; k < K; k += step) {
             float b = p.b(k, n);
 #pragma unroll

@@ -143,8 +143,8 @@ def _lying(be: Launcher, x: DeviceArray, transpose: bool) -> tuple[DeviceArray, 
 
 
 def _best(be: Launcher, M: int, N: int, K: int, batches: int) -> Version:
-    if M <= FEW_ROWS:  # a warp for every 16 of K: four loads on their way for each thread
-        most = 32 if be.threads >= 256 else 4
+    if M <= FEW_ROWS:  # a warp for every 16 of K: many loads are on their way at any time
+        most = 16 if be.threads >= 256 else 4
         return Version("matmul_rows", 32 * max(1, min(most, ceil_div(K, 16))))
     if min(M, N) >= 128 and batches * ceil_div(M, 128) * ceil_div(N, 128) >= LARGE:
         return Version("matmul_vector", 256)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 VERSIONS = [Version("matmul_naive", 32), Version("matmul_naive", 200), Version("matmul_tiles"),
             Version("matmul_registers", 64), Version("matmul_vector", 256),
             Version("matmul_rows", 32), Version("matmul_rows", 256)]
-LARGEST = Version("matmul_rows", 1024)
+LARGEST = Version("matmul_rows", 512)
 FLAGS = [(False, False), (False, True), (True, False), (True, True)]
 # (M, N, K)
 SHAPES = one_axis_at_a_time((33, 65, 17)) + [(1, 1, 1), (128, 128, 8), (130, 132, 20), (4, 4, 0)]
