@@ -31,7 +31,9 @@ from tensor.nn import Module
 BUCKET_BYTES = 1 << 24
 # How launchers tell a process how many there are: Open MPI, MPICH and Intel, MVAPICH.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-ALIVE, STATE = 1, 2  # tags: a sign of life, a piece of an optimizer's state
+# Tags: a sign of life before an exchange, a piece of an optimizer's state, a sign of life in one
+# that does not end.
+ALIVE, STATE, WAITING = 1, 2, 3
 
 
 class RankError(RuntimeError):
@@ -165,7 +167,7 @@ class MPIGroup:
         left, right = (self.rank - 1) % self.size, (self.rank + 1) % self.size
         received = self.comm.Irecv(theirs, source=left, tag=ALIVE)
         sent = self.comm.Isend(mine, dest=right, tag=ALIVE)
-        self._wait(received, f"rank {left}", self.timeout)
+        self._wait(received, f"rank {left}", neighbour=True)
         self._wait(sent, f"rank {right}")
         if not np.array_equal(mine, theirs):
             raise RankError(
@@ -174,20 +176,21 @@ class MPIGroup:
                 "same settings"
             )
 
-    def _wait(self, request: Any, what: str, seconds: float | None = None) -> None:
+    def _wait(self, request: Any, what: str, neighbour: bool = False) -> None:
         """Until a request is done. Signals are heard meanwhile, which MPI's own waiting would not.
 
-        The neighbour of a rank that hangs waits `timeout` and names it; the others give it the time
-        to do so.
+        A neighbour that is silent for `timeout` is named; when all wait for something together,
+        the neighbours are asked.
         """
-        limit = 2 * self.timeout + 5 if seconds is None else seconds
         started = time.monotonic()
         while not request.Test():
             waited = time.monotonic() - started
-            if waited > limit:
+            if waited > self.timeout:
+                if not neighbour:
+                    self._ask_neighbour(what)
                 raise RankError(
-                    f"rank {self.rank} has waited {limit:g} seconds for {what}: it hangs, or is "
-                    "slower than that (the setting rank_timeout)"
+                    f"rank {self.rank} has waited {self.timeout:g} seconds for {what}: it hangs, "
+                    "or is slower than that (the setting rank_timeout)"
                 )
             if waited > 1 and self.stop_requested():
                 raise RankError(
@@ -195,6 +198,23 @@ class MPIGroup:
                     "has died, or all are stopped"
                 )
             time.sleep(min(waited / 8, 1e-3))
+
+    def _ask_neighbour(self, what: str) -> None:
+        """Something that all ranks do together does not end: every rank that is alive comes here at
+        about the same time and tells its right neighbour so. Who hears nothing names its left one;
+        the others leave it the time to.
+        """
+        left, right = (self.rank - 1) % self.size, (self.rank + 1) % self.size
+        word = np.empty(1)
+        received = self.comm.Irecv(word, source=left, tag=WAITING)
+        mine = np.zeros(1)  # alive until the end, as its bytes may still be on their way
+        self.comm.Isend(mine, dest=right, tag=WAITING)
+        self._wait(received, f"rank {left}", neighbour=True)
+        time.sleep(self.timeout)
+        raise RankError(
+            f"rank {self.rank} has waited {2 * self.timeout:g} seconds for {what}: "
+            f"another rank hangs, or is slower than that (the setting rank_timeout)"
+        )
 
 
 # A flat view of a part of a tensor, and the backend that knows it.

@@ -112,6 +112,22 @@ def hangs():
     GROUP.gather([1.0])
 
 
+def hangs_in_an_exchange():
+    """Rank 1 stops between its sign of life and the sum."""
+    GROUP.gather([1.0])
+    if GROUP.rank == 1:
+        GROUP._meet(3)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    else:
+        GROUP.sum_gradients(_gradients())
+
+
+def _gradients():
+    p = Tensor(np.zeros(3, np.float32), requires_grad=True)
+    p.grad = Tensor(np.ones(3, np.float32))
+    return [p]
+
+
 if __name__ == "__main__":
     try:
         globals()[sys.argv[1]](*sys.argv[2:])

@@ -57,6 +57,7 @@ def test_checks_on_ranks(name, ranks):
 @pytest.mark.slow
 @pytest.mark.parametrize("name, message", [
     ("hangs", "rank 0 has waited 2 seconds for rank 1: it hangs"),
+    ("hangs_in_an_exchange", "rank 0 has waited 2 seconds for rank 1: it hangs"),
     ("different_programs", "they do not run the same program"),
     ("different_weights", "do not begin with the same weights"),
 ])  # fmt: skip
