@@ -23,6 +23,11 @@ OPTIONS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-fno-strict-aliasi
 # Each access to memory becomes a call, which checks.h answers.
 CHECKED_OPTIONS = ["-DEMU_CHECKED", "-fsanitize=thread,alignment,bounds,signed-integer-overflow,"
                                     "shift-exponent,integer-divide-by-zero"]
+# And each run of instructions without a branch begins with a call. Little is optimised, so that what
+# is counted stays what the source says; of the values that are read twice in a row one stays.
+COUNTED_OPTIONS = ["-DEMU_CHECKED", "-DEMU_COUNTED", "-fsanitize=thread",
+                   "-fsanitize-coverage=trace-pc", "-O1", "-fno-math-errno", "-fno-thread-jumps",
+                   "-fno-tree-vectorize", "-fno-tree-loop-distribute-patterns"]
 # clang++ leaves out the check of a read that a write to the same address follows.
 CLANG_CHECKED_OPTIONS = ["-mllvm", "-tsan-instrument-read-before-write=1"]
 # Only the entries are seen from outside: two libraries may both have an inline function of the same
@@ -71,7 +76,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minigpt" / "kernels"
 
 
-def kernels(path: Path, signatures: Signatures, checked: bool) -> Path:
+def kernels(path: Path, signatures: Signatures, checked: bool, counted: bool = False) -> Path:
     """The library of a `.cu` file, with an entry `emu_kernel_NAME` for each of its kernels.
 
     Raises ValueError for source that the emulator cannot read, and what `library` raises.
@@ -81,6 +86,8 @@ def kernels(path: Path, signatures: Signatures, checked: bool) -> Path:
         options += CHECKED_OPTIONS
         if "clang" in compiler()[1]:
             options += CLANG_CHECKED_OPTIONS
+    if counted:
+        options += COUNTED_OPTIONS
     return library(path.stem, kernel_sources(path, signatures), options,
                    sorted([*HERE.glob("*.h"), *HERE.glob("include/*.h")]))
 

@@ -6,6 +6,7 @@
 #pragma once
 #include <dlfcn.h>
 
+#include "counts.h"
 #include "scheduler.h"
 
 namespace emu {
@@ -142,9 +143,54 @@ inline bool in_kernel_file(Worker& w, uintptr_t address) {
     return true;
 }
 
+// ---- the counting mode ----
+
+[[noreturn]] inline void report_uncountable(Worker& w) {
+    w.fail({nullptr, 0}, "too much to count: %s has more than %zu accesses of its warp between two "
+           "points where all lanes meet, or the system refused the memory: count a smaller shape",
+           w.who().text, MOST_PENDING);
+}
+
+inline void count_access(Worker& w, const Access& a) {
+    bool shared = w.shared.contains(a.address);
+    if (!shared) {
+        if (a.address - reinterpret_cast<uintptr_t>(&w) < EMU_REGION) return;       // local
+        Array* array = w.last_array;
+        if (!array || a.address - array->low >= array->bytes()) array = array_at(a.address);
+        if (!array) return;             // a variable of the file, or a fault that is to come
+        w.last_array = array;
+    }
+    bool fits = false;
+    try {
+        Busy busy(w);
+        fits = counter().access(w, a.code, a.place,
+                                Counted((shared ? SHARED_READ : GLOBAL_READ) + a.kind), a.address,
+                                a.size);
+    } catch (const std::bad_alloc&) {
+    }
+    if (!fits) report_uncountable(w);
+}
+
+inline void count_visit(uintptr_t code) {
+    if (!counter().running) return;
+    Worker& w = *static_cast<Worker*>(emu_worker());
+    bool fits = false;
+    try {
+        Busy busy(w);
+        counter().visit(w, code);
+        fits = true;
+    } catch (const std::bad_alloc&) {
+    }
+    if (!fits) report_uncountable(w);
+}
+
 inline void check_access(const Access& a) {
     EmuWorker* base = emu_worker();
     Worker& w = *static_cast<Worker*>(base);
+    if (w.launch->counted) {
+        count_access(w, a);
+        return;
+    }
     uint8_t* notes;
     Cells* cells;
     size_t offset;
@@ -252,6 +298,7 @@ void __tsan_vptr_read(void*) {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_init() {}
+void __sanitizer_cov_trace_pc() { emu::count_visit(CODE); }
 
 // A vector that the compiler stores in parts is seen here only.
 struct Mismatch { emu::Location location; emu::Type* type; uint8_t log_alignment; };

@@ -27,8 +27,15 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
+// What CUDA has as one instruction, and the emulator does by several, which the counting mode is not
+// to see.
+#ifdef EMU_COUNTED
+#define EMU_QUIET __attribute__((no_sanitize("thread"), no_sanitize_coverage, noinline))
+#else
+#define EMU_QUIET
+#endif
 // Of what the last lane does for all, the checks would take each access for that lane's own.
-#define EMU_UNCHECKED __attribute__((no_sanitize("thread"), noinline))
+#define EMU_UNCHECKED EMU_QUIET __attribute__((no_sanitize("thread"), noinline))
 
 #define threadIdx (emu_worker()->thread_index)
 #define blockIdx (emu_worker()->block_index)
@@ -42,16 +49,21 @@ constexpr int warpSize = 32;
 //   return;                           ->  EMU_RETURN;
 // The first thread of a block that comes by makes the variable; the number tells the others.
 struct EmuSlot { uint64_t block; void* address; };
+EMU_QUIET inline void* emu_shared_at(EmuSlot* slots, size_t bytes, size_t alignment,
+                                     const char* name, EmuPlace place) {
+    EmuSlot& slot = slots[emu_worker()->number];
+    if (slot.block != emu_worker()->block_number) {
+        slot.address = emu_shared(bytes, alignment, name, place);
+        slot.block = emu_worker()->block_number;
+    }
+    return slot.address;
+}
 #define EMU_SHARED(T, name, dims) \
     typedef T emu_type_##name dims; \
     static EmuSlot emu_slots_##name[EMU_MAX_WORKERS]; \
-    EmuSlot& emu_slot_##name = emu_slots_##name[emu_worker()->number]; \
-    if (emu_slot_##name.block != emu_worker()->block_number) { \
-        emu_slot_##name.address = emu_shared(sizeof(emu_type_##name), alignof(emu_type_##name), \
-                                             #name, EmuPlace::here()); \
-        emu_slot_##name.block = emu_worker()->block_number; \
-    } \
-    emu_type_##name& name = *static_cast<emu_type_##name*>(emu_slot_##name.address)
+    emu_type_##name& name = *static_cast<emu_type_##name*>( \
+        emu_shared_at(emu_slots_##name, sizeof(emu_type_##name), alignof(emu_type_##name), #name, \
+                      EmuPlace::here()))
 #define EMU_DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(emu_worker()->dynamic_shared)
 // A thread that ends where others wait at a barrier is in order if it left by a `return;`, which
 // GPUs since sm_70 allow; one that came to the kernel's end has passed the barrier by.

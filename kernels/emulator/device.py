@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import signal
 import struct
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from kernels.emulator import build
+from kernels.emulator import build, machine_code
+from kernels.emulator.counts import Counts
 from kernels.emulator.runtime import runtime
 from kernels.interface import Device, KernelError, Sizes
 from kernels.signature import Signatures
 
-# struct Options in runtime.cpp: grid, block, seed, shared bytes, order, checked, workers.
+# struct Options in runtime.cpp: grid, block, seed, shared bytes, order, mode, workers.
 _OPTIONS = struct.Struct("3I3IQ4I")
 
 
@@ -33,12 +32,23 @@ class Entry:
 
 
 class EmulatorDevice(Device):
-    """Runs kernels on the CPU. Raises CompilerNotFoundError where no C++ compiler is found."""
+    """Runs kernels on the CPU. Raises CompilerNotFoundError where no C++ compiler is found.
 
-    def __init__(self, checked: bool) -> None:
+    counted: `counts` has what each kernel does to memory and how its lanes part (counts.py).
+    """
+
+    def __init__(self, checked: bool, counted: bool = False) -> None:
         super().__init__("emulator", checked)
-        # The checks need one order of things, so they have one worker.
-        self.workers = 1 if checked else _workers()
+        if checked and counted:
+            raise ValueError("the emulator checks or counts: two devices, one with checked=True, "
+                             "one with counted=True")
+        if counted and "clang" in build.compiler()[1]:
+            raise build.CompilerNotFoundError(
+                "the counting mode needs GNU's g++, whose -fsanitize-coverage=trace-pc it reads: "
+                "install it and set CXX to its path")
+        self.counted, self.counts = counted, Counts()
+        # The checks and the counts need one order of things, so they have one worker.
+        self.workers = 1 if checked or counted else _workers()
         self._lib = runtime()
 
     def allocate(self, nbytes: int) -> int:
@@ -64,7 +74,7 @@ class EmulatorDevice(Device):
 
     def compile(self, path: Path, signatures: Signatures) -> dict[str, Entry]:
         """Raises CompileError, or ValueError for source that the emulator cannot read."""
-        library_path = build.kernels(path, signatures, self.checked)
+        library_path = build.kernels(path, signatures, self.checked, self.counted)
         library = ctypes.CDLL(str(library_path))
         return {name: Entry(name, path.name, library_path, _address(library, name))
                 for name in signatures}
@@ -80,10 +90,13 @@ class EmulatorDevice(Device):
         elif order not in (None, "forward"):
             raise ValueError(f"{entry.name}: order is 'forward', 'reverse' or a seed, not "
                              f"{order!r}")
-        options = _OPTIONS.pack(*grid, *block, seed, shared, kind, self.checked, self.workers)
+        options = _OPTIONS.pack(*grid, *block, seed, shared, kind,
+                                2 if self.counted else int(self.checked), self.workers)
         status = self._lib.emu_launch(entry.address, packed, len(packed), options)
         if status:
             self._raise(entry, status)
+        if self.counted:
+            self.counts.read(self._lib, entry.name, entry.library, _load_address(entry.address))
 
     def _raise(self, entry: Entry, status: int) -> None:
         message = self._lib.emu_message().decode()
@@ -111,18 +124,10 @@ def _address(library: ctypes.CDLL, name: str) -> int:
 
 def _place(entry: Entry, address: int) -> str:
     """file:line of an address in the code, or the file alone where no tool tells the line."""
-    tool = shutil.which("addr2line")
-    if not address or not tool:
+    if not address:
         return entry.file
     offset = address - 1 - _load_address(entry.address)
-    run = subprocess.run([tool, "-i", "-e", str(entry.library), hex(offset)],
-                         capture_output=True, text=True)
-    # Innermost first; atomics are in our header.
-    for line in run.stdout.splitlines():
-        file, _, number = line.split(" (")[0].rpartition(":")
-        if Path(file).suffix in (".cu", ".cuh") and number.isdigit():
-            return f"{Path(file).name}:{number}"
-    return entry.file
+    return machine_code.places(entry.library, [offset])[0] or entry.file
 
 
 def _load_address(address: int) -> int:

@@ -5,8 +5,8 @@
 #pragma once
 
 // Under other names, because the newest C libraries declare these two.
-inline float emu_rsqrtf(float x) { return float(1.0 / sqrt(double(x))); }
-inline double emu_rsqrt(double x) { return 1.0 / sqrt(x); }
+EMU_QUIET inline float emu_rsqrtf(float x) { return float(1.0 / sqrt(double(x))); }
+EMU_QUIET inline double emu_rsqrt(double x) { return 1.0 / sqrt(x); }
 #define rsqrtf emu_rsqrtf
 #define rsqrt emu_rsqrt
 

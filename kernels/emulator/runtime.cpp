@@ -233,10 +233,25 @@ uintptr_t emu_message_code() { return emu::failed ? emu::failed->message_code : 
 const char* emu_message_file() { return emu::failed ? emu::failed->message_place.file : nullptr; }
 int emu_message_line() { return emu::failed ? emu::failed->message_place.line : 0; }
 
+// Of the last launch, in the counting mode: what each place in the code did, and the sectors of
+// memory that were read and written at least once. nullptr: no memory for them.
+const emu::SiteCounts* emu_counts(uint64_t* n, uint64_t* first_reads, uint64_t* first_writes) {
+    emu::Counter& all = emu::counter();
+    try {
+        all.settle();
+        all.result.clear();
+        for (const emu::Site& site : all.sites) all.result.push_back(site.sum);
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
+    *n = all.result.size(), *first_reads = all.first_reads, *first_writes = all.first_writes;
+    return all.result.data();
+}
+
 struct Options {                        // packed by device.py
     unsigned grid[3], block[3];
     uint64_t seed;
-    unsigned shared, order, checked, workers;
+    unsigned shared, order, mode, workers;          // mode: 0 fast, 1 checked, 2 counted
 };
 
 // 0; 1 with emu_message; 2 no memory; 3 interrupted. device.py has checked the sizes.
@@ -254,9 +269,11 @@ int emu_launch(void (*kernel)(const char*), const char* arguments, size_t argume
     uint64_t most = o->workers < EMU_MAX_WORKERS ? o->workers : EMU_MAX_WORKERS;
     Launch launch{kernel, emu::arguments, {o->grid[0], o->grid[1], o->grid[2]},
                   {o->block[0], o->block[1], o->block[2]}, o->shared, o->seed, Order(o->order),
-                  o->checked != 0, int(blocks < most ? blocks : most), blocks, 0, false};
+                  o->mode == 1, o->mode == 2, int(blocks < most ? blocks : most), blocks, 0, false};
     if (!prepare(launch)) return 2;
+    if (launch.counted) counter().start(), workers[0]->last_array = nullptr;
     run(launch);
+    counter().running = false;
     if (!launch.stop) return 0;
     for (int i = 0; i < launch.workers; i++) {      // of several failures that of the first block
         const Worker* w = workers[i];

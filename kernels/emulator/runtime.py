@@ -8,8 +8,8 @@ import platform
 
 from kernels.emulator import build
 
-HEADERS = ["worker.h", "vector_types.h", "fibers.h", "memory.h", "scheduler.h", "checks.h",
-           "faults.h"]
+HEADERS = ["worker.h", "vector_types.h", "fibers.h", "memory.h", "scheduler.h", "counts.h",
+           "checks.h", "faults.h"]
 
 
 @functools.cache
@@ -31,5 +31,6 @@ def runtime() -> ctypes.PyDLL:
         copy.restype, copy.argtypes = None, [pointer, pointer, size]
     lib.emu_message.restype, lib.emu_message_code.restype = text, size
     lib.emu_message_file.restype = text
+    lib.emu_counts.restype, lib.emu_counts.argtypes = pointer, [pointer, pointer, pointer]
     lib.emu_launch.argtypes = [pointer, text, size, text]
     return lib

@@ -31,7 +31,7 @@ struct Launch {
     size_t dynamic_bytes;
     uint64_t seed;
     Order order;
-    bool checked;
+    bool checked, counted;
     int workers;
     uint64_t blocks;
     alignas(64) uint64_t next_block;    // what all write lies apart from what they read
@@ -52,6 +52,7 @@ struct Thread {
 struct Warp {                           // a bit for each lane
     unsigned ready, fresh, at_warp, at_barrier, ended;
     unsigned time;                      // counts the primitives that it has passed
+    unsigned meetings;                  // those of them with all lanes that had not ended
     int lanes;
 };
 
@@ -246,6 +247,7 @@ struct Worker : EmuWorker {
         }
         one.together(brought, alive);
         warp.time++;
+        if (alive == (all & ~warp.ended)) warp.meetings++;
         warp.at_warp &= ~alive, warp.ready |= alive;
         return true;
     }
@@ -324,7 +326,7 @@ struct Worker : EmuWorker {
         for (int w = 0; w < n_warps; w++) {
             int lanes = n_threads - w * 32 < 32 ? n_threads - w * 32 : 32;
             unsigned all = lanes == 32 ? ~0u : (1u << lanes) - 1;
-            warps[w] = {all, all, 0, 0, 0, 0, lanes};
+            warps[w] = {all, all, 0, 0, 0, 0, 0, lanes};
         }
         shared.reset();
         // No dynamic shared memory was asked for: an array of none, so that each access is one too far.

@@ -25,7 +25,7 @@ template <int E, int M> struct EmuSmallFloat {      // bits of the exponent and 
 
     static double power_of_two(int n) { return emu_bits<double>((long long)(n + 1023) << 52); }
 
-    static uint16_t rounded(double x) {
+    EMU_QUIET static uint16_t rounded(double x) {
         unsigned sign = emu_bits<unsigned long long>(x) >> 63 << 15;
         x = fabs(x);
         if (x != x) return 0x7fff;
@@ -40,7 +40,7 @@ template <int E, int M> struct EmuSmallFloat {      // bits of the exponent and 
     static uint16_t of_integer(long long x) {       // its upper half cannot lie between two numbers
         return rounded(x > (1ll << 40) || x < -(1ll << 40) ? double(x | 1) : double(x));
     }
-    double wide() const {
+    EMU_QUIET double wide() const {
         int exponent = bits >> M & ((1 << E) - 1), mantissa = bits & ((1 << M) - 1);
         double x = exponent == (1 << E) - 1 ? (mantissa ? double(NAN) : double(INFINITY))
                    : exponent ? (mantissa + (1 << M)) * power_of_two(exponent - BIAS - M)
