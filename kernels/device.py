@@ -13,9 +13,9 @@ def get_device(name: str, checked: bool = False, counted: bool = False) -> Devic
     """The device of that name, the same object each time.
 
     checked: the emulator looks at every access of a kernel to memory; on a GPU each launch is
-    waited for, and `compute-sanitizer` can look at each array. counted: the emulator counts traffic,
-    bank conflicts, active lanes and arithmetic (`device.counts`). Each mode has memory of its own:
-    an array belongs to the one that made it.
+    waited for, and `compute-sanitizer` can look at each array. counted: the emulator counts
+    traffic, bank conflicts, active lanes and arithmetic (`device.counts`). Each mode has memory of
+    its own: an array belongs to the one that made it.
 
     Raises ValueError for another name, and what each device raises where it cannot run here.
     """
@@ -28,7 +28,7 @@ def _make(name: str, checked: bool, counted: bool) -> Device:
     if name == "emulator":
         return EmulatorDevice(checked, counted)
     if counted and name == "cuda":
-        raise ValueError("only the emulator counts: get_device('emulator', counted=True); on a GPU, "
+        raise ValueError("only the emulator counts: get_device('emulator', counted=True); on a GPU "
                          "use Nsight Compute")
     if name == "cuda":
         return CudaDevice(checked)

@@ -23,8 +23,8 @@ OPTIONS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-fno-strict-aliasi
 # Each access to memory becomes a call, which checks.h answers.
 CHECKED_OPTIONS = ["-DEMU_CHECKED", "-fsanitize=thread,alignment,bounds,signed-integer-overflow,"
                                     "shift-exponent,integer-divide-by-zero"]
-# And each run of instructions without a branch begins with a call. Little is optimised, so that what
-# is counted stays what the source says; of the values that are read twice in a row one stays.
+# And each run of instructions without a branch begins with a call. Little is optimised, so that
+# what is counted stays what the source says; of the values that are read twice in a row one stays.
 COUNTED_OPTIONS = ["-DEMU_CHECKED", "-DEMU_COUNTED", "-fsanitize=thread",
                    "-fsanitize-coverage=trace-pc", "-O1", "-fno-math-errno", "-fno-thread-jumps",
                    "-fno-tree-vectorize", "-fno-tree-loop-distribute-patterns"]
