@@ -58,7 +58,7 @@ def share_table(core_flops: float) -> str:
                     compute / (compute + exchange_seconds(PARAMETERS["124M"], n, bandwidth))
                     for n in RANKS
                 ]
-                percent = [f"{100 * share:.2g} %" for share in shares]
+                percent = [f"{100 * s:.0f} %" if s > 0.1 else f"{100 * s:.1f} %" for s in shares]
                 cells.append([speed, f"{tokens:,}", link, *percent])
     return rows(cells)
 
