@@ -26,7 +26,7 @@
 // squares_total   The sum of what the blocks of squares_many left, in their order, by one block.
 #include "common.cuh"
 
-constexpr int CHUNK = 4096;  // elements a block; cuda_optim.py has the same number
+constexpr int CHUNK = 4096;  // elements a block; grids.py has the same number
 
 struct Chunk {
     int array;

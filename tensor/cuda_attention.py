@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from kernels import grids
 from kernels.array import DeviceArray
+from kernels.grids import ceil_div
 from tensor import cuda_moving
 from tensor.backend import DropoutMask
-from tensor.cuda_launch import Version, ceil_div
+from tensor.cuda_launch import Version
 from tensor.cuda_layout import Launcher, is_aligned
 from tensor.cuda_matmul import product
 from tensor.random import threshold
@@ -53,7 +55,7 @@ def attention(
             q.strided, k.strided, v.strided, _strided(bias), out.strided, top, inverse, B * H, H, T,
             S, D, *(x.strides[:3] for x in (q, k, v, out)), _bias_strides(bias, (B, H, T, S)),
             scale, int(causal), *_dropping(dropout), *([_vector(D, q, k, v)] if tiles else []),
-            grid=B * H * (ceil_div(T, how.block // 2) if tiles else T), block=how.block,
+            grid=grids.attention(how.name, how.block, B * H, T), block=how.block,
             shared=0 if tiles else how.block // 32 * D * 4, order=how.order,
         )  # fmt: skip
     return out, None, (top, inverse)
@@ -92,11 +94,11 @@ def attention_backward(
     _softmax(be, Version("attention_softmax_warp", how.block, how.order), p, bias, None, None,
              scale, causal, None)  # fmt: skip
     da = product(be, dout, v, None, False, True)
-    warp, rows = how.name.endswith("_warp"), B * H * T
+    rows = B * H * T
     be.kernel("attention.cu", how.name)(
         p, da, None if dweights is None else be.contiguous(dweights), rows, S, scale,
         *_dropping(dropout),
-        grid=ceil_div(rows, how.block // 32 if warp else how.block), block=how.block,
+        grid=grids.attention_softmax(how.name, how.block, rows), block=how.block,
         order=how.order,
     )  # fmt: skip
     ds, a = da, p
@@ -174,11 +176,10 @@ def _softmax(
     """Scores (B, H, T, S) become weights, in place."""
     B, H, T, S = scores.shape
     if B * H * T:
-        warp = how.name.endswith("_warp")
         be.kernel("attention.cu", how.name)(
             scores, _strided(bias), top, inverse, B * H, H, T, S, _bias_strides(bias, scores.shape),
             scale, int(causal), *_dropping(dropout),
-            grid=ceil_div(B * H * T, how.block // 32 if warp else how.block), block=how.block,
+            grid=grids.attention_softmax(how.name, how.block, B * H * T), block=how.block,
             order=how.order,
         )  # fmt: skip
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels import doctor
+from kernels import doctor, grids
 from kernels.array import DeviceArray
 from kernels.device import get_device
 from kernels.launch import Kernel, load
@@ -76,7 +76,7 @@ class CudaBackend:
 
     def blocks(self, work: int, each: int | None = None) -> int:
         each = self.threads if each is None else each
-        return max(1, min(-(-work // each), self.most_blocks))
+        return grids.striding(work, each, self.most_blocks)
 
     # --- making and moving arrays
 

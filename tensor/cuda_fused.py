@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 
+from kernels import grids
 from kernels.array import DeviceArray
+from kernels.grids import ceil_div
 from tensor import cuda_moving
 from tensor.backend import DropoutMask
-from tensor.cuda_launch import Version, ceil_div
+from tensor.cuda_launch import Version
 from tensor.cuda_layout import LONG, Launcher, is_aligned
 from tensor.random import threshold
 
@@ -57,16 +59,10 @@ def _over_rows(
         rows = y.size // cols
         how = version or Version(name + ("_block" if cols > LONG_ROW else "_warp"), be.threads)
         be.kernel("softmax.cu", how.name)(
-            *inputs, y, rows, cols, grid=_row_grid(how, rows), block=how.block, order=how.order
-        )
+            *inputs, y, rows, cols,
+            grid=grids.over_rows(how.name, how.block, rows), block=how.block, order=how.order,
+        )  # fmt: skip
     return y
-
-
-def _row_grid(how: Version, rows: int) -> int:
-    """How many blocks `rows` rows need: a version's name says who works on one."""
-    if how.name.endswith("_block") or how.name == "cross_entropy_vector":
-        return rows
-    return ceil_div(rows, how.block if how.name.endswith("_naive") else how.block // 32)
 
 
 def _threads_of_row(be: Launcher, columns: int) -> int:
@@ -95,7 +91,7 @@ def layer_norm(
         how = version or Version("layer_norm_registers" if fits else "layer_norm_warp", be.threads)
         be.kernel("layer_norm.cu", how.name)(
             x, w, b, y, mean, rstd, rows, C, eps,
-            grid=_row_grid(how, rows), block=how.block, order=how.order,
+            grid=grids.over_rows(how.name, how.block, rows), block=how.block, order=how.order,
         )  # fmt: skip
     return y, mean, rstd
 
@@ -136,7 +132,7 @@ def layer_norm_backward(
     )  # fmt: skip
     be.kernel("layer_norm.cu", "layer_norm_backward_sum")(
         parts, dw, db, blocks, C,
-        grid=ceil_div(2 * C, 32), block=max(how.block, be.threads), order=how.order,
+        grid=grids.layer_norm_backward_sum(C), block=max(how.block, be.threads), order=how.order,
     )  # fmt: skip
     return dx, dw, db
 
@@ -238,7 +234,7 @@ def cross_entropy(
     if rows:
         be.kernel("cross_entropy.cu", how.name)(
             logits, targets, lse, losses, rows, V, ignore,
-            grid=_row_grid(how, rows), block=how.block, order=how.order,
+            grid=grids.over_rows(how.name, how.block, rows), block=how.block, order=how.order,
         )  # fmt: skip
     be.kernel("cross_entropy.cu", "cross_entropy_mean")(
         losses, targets, loss, count, rows, ignore,
@@ -263,10 +259,9 @@ def cross_entropy_backward(
     dlogits = be.empty(logits.shape, logits.dtype)
     if dlogits.size:
         how = version or _cross_entropy_version(be, "cross_entropy_backward", logits)
-        naive = how.name == "cross_entropy_backward_naive"
         be.kernel("cross_entropy.cu", how.name)(
             dy, logits, targets, lse, count, dlogits, rows, V, ignore,
-            grid=ceil_div(rows * V, how.block) if naive else rows, block=how.block,
+            grid=grids.cross_entropy_backward(how.name, how.block, rows, V), block=how.block,
             order=how.order,
         )  # fmt: skip
     return dlogits

@@ -34,8 +34,3 @@ def reshaped(x: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
     view = x.reshape(shape)
     assert view is not None, f"{x!r} with strides {x.strides} has no view of shape {shape}"
     return view
-
-
-def ceil_div(a: int, b: int) -> int:
-    """a / b, rounded up."""
-    return -(-a // b)

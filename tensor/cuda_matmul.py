@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+from kernels import grids
 from kernels.array import DeviceArray
+from kernels.grids import ceil_div
 from tensor import cuda_elementwise, cuda_moving, cuda_reduce
 from tensor.backend import Shape
-from tensor.cuda_launch import Version, as_rows, ceil_div, reshaped
+from tensor.cuda_launch import Version, as_rows, reshaped
 from tensor.cuda_layout import Launcher
 
 FEW_ROWS = 8  # up to so many rows, reading B once is all the work
@@ -87,8 +89,8 @@ def product(
     be.kernel("matmul.cu", version.name)(
         a.strided, b.strided, None if bias is None else be.contiguous(bias), c, M, N, K, lda, ldb,
         int(transpose_a), int(transpose_b), int(gelu), len(batch), batch, *strides, batches,
-        grid=_grid(version, M, N, batches, transpose_b),
-        block=(16, 16) if version.name == "matmul_tiles" else version.block,
+        grid=grids.matmul(version.name, version.block, M, N, batches, transpose_b),
+        block=grids.matmul_block(version.name, version.block),
         order=version.order,
     )  # fmt: skip
     return c
@@ -149,18 +151,6 @@ def _best(be: Launcher, M: int, N: int, K: int, batches: int) -> Version:
     if min(M, N) >= 128 and batches * ceil_div(M, 128) * ceil_div(N, 128) >= LARGE:
         return Version("matmul_vector", 256)
     return Version("matmul_registers", 64)
-
-
-def _grid(version: Version, M: int, N: int, batches: int, transpose_b: bool) -> int:
-    if version.name == "matmul_naive":
-        return ceil_div(batches * M * N, version.block)
-    rows, columns = {
-        "matmul_tiles": (16, 16),
-        "matmul_registers": (64, 64),
-        "matmul_vector": (128, 128),
-        "matmul_rows": (4, version.block // 32 if transpose_b else 32),
-    }[version.name]
-    return batches * ceil_div(M, rows) * ceil_div(N, columns)
 
 
 def _broadcast(x: Shape, y: Shape) -> Shape:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels import grids
 from tensor.backend import Array, Shape
 from tensor.cuda_layout import (
     BOOL,
@@ -25,7 +26,6 @@ from tensor.cuda_layout import (
 )
 
 FILE = "copy.cu"
-TILE = 32  # rows and columns that copy_tiles_float moves at a time, by 32 x 8 threads
 
 
 def full(be: Launcher, shape: Shape, value: float, dtype: np.dtype) -> Array:
@@ -114,10 +114,10 @@ def _copy_tiles(
 ) -> None:
     batch, to_batch, x_batch = (sizes[0], to[0], xs[0]) if len(sizes) == 3 else (1, 0, 0)
     rows, cols = sizes[-2:]
-    tiles = batch * -(-rows // TILE) * -(-cols // TILE)
+    tiles = grids.copy_tiles(batch, rows, cols)
     be.kernel(FILE, "copy_tiles_float")(
         x.strided, into.strided, batch, rows, cols, x_batch, xs[-1], to_batch, to[-2],
-        grid=be.blocks(tiles, each=1), block=(TILE, 8),
+        grid=be.blocks(tiles, each=1), block=(grids.TILE, 8),
     )  # fmt: skip
 
 

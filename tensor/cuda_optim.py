@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from kernels import grids
 from kernels.array import DeviceArray
+from kernels.grids import ceil_div
 from tensor import cuda_moving
-from tensor.cuda_launch import Version, ceil_div
+from tensor.cuda_launch import Version
 from tensor.cuda_layout import FLOAT, Launcher, is_aligned
 
-CHUNK = 4096  # elements a block; optimizer.cu has the same number
 MOST_ARRAYS = 64  # in a Table of common.cuh
 
 Arrays = Sequence[DeviceArray]
@@ -24,7 +25,7 @@ def sum_of_squares(be: Launcher, xs: Arrays, version: Version | None = None) -> 
     """Of all elements of all arrays. One number is read from the device."""
     how = version or Version("squares_many", be.threads)
     lists = _whole(be, [xs])
-    blocks = sum(ceil_div(x.size, CHUNK) for x in lists[0])
+    blocks = grids.many(x.size for x in lists[0])
     if blocks == 0:
         return 0.0
     sums, total = be.device.empty(blocks, np.float64), be.device.empty(1, np.float64)
@@ -134,4 +135,4 @@ def _tables(
         parts = [arrays[start : start + MOST_ARRAYS] for arrays in lists]
         sizes = tuple(x.size for x in parts[0])
         addresses = [tuple(x.pointer for x in part) for part in parts]
-        yield addresses, sizes, sum(ceil_div(size, CHUNK) for size in sizes)
+        yield addresses, sizes, grids.many(sizes)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from kernels import grids
 from kernels.launch import HERE
 from tensor import cuda_optim
 from tensor.cuda_launch import Version
@@ -115,7 +116,7 @@ def test_squares_beyond_float32_arrays_with_gaps_and_none(be):
 
 def test_the_host_cuts_arrays_as_the_kernels_do():
     source = (HERE / "optimizer.cu").read_text()
-    assert int(re.search(r"constexpr int CHUNK = (\d+)", source)[1]) == cuda_optim.CHUNK
+    assert int(re.search(r"constexpr int CHUNK = (\d+)", source)[1]) == grids.CHUNK
     table = (HERE / "common.cuh").read_text()
     assert int(re.search(r"struct Table {\s*long long n\[(\d+)\]", table)[1]) == (
         cuda_optim.MOST_ARRAYS)
