@@ -1,21 +1,13 @@
-// matmul.cu - C = f(A B + bias) for a batch of matrices, float32. K = 0 gives f(bias).
+// matmul.cu - C = f(A B + bias) for a batch of matrices, float32, on a GPU's plain cores; matmul.cuh
+// tells what a kernel takes.
 //
-//   M, N, K      A is (M, K), B is (K, N), C is (M, N); C lies row by row without gaps
-//   lda, ldb     elements from one row of A or B, as it lies in memory, to the next
-//   transpose_a  1 if A lies in memory as (K, M); transpose_b the same for B as (N, K)
-//   bias         (N,), or null for none
-//   activation   f: 0 for none, 1 for the GELU in GPT-2's form
-//   ndim, batch  the leading axes, at least one: how many, and their sizes. a_strides, b_strides:
-//                their strides in A and B, 0 along an axis that is repeated
-//   batches      product of those sizes
-//
-// Every grid is one row of blocks, because x alone may have more than 65535: a block finds its
-// tile by dividing its number. Sums run over k in one fixed order, so the same bits each time.
-//
-// matmul_naive      A thread an entry of C; neighbouring threads take neighbouring columns, so that
-//                   B is read in whole sectors of memory. Each entry reads 2 K floats for K
-//                   multiply-adds: memory is all that counts.
+// matmul_naive      A thread an entry of C; neighbouring threads take neighbouring rows of C. Each
+//                   entry reads 2 K floats for K multiply-adds, and what a warp reads of A, or
+//                   writes of C, lies in 32 places: of each sector of 32 bytes it uses 4.
 //                   grid ceil(batches M N / blockDim.x), any block.
+// matmul_coalesced  The same, but neighbouring threads take neighbouring columns: a warp reads a
+//                   whole piece of a row of B and one float of A, and writes a piece of a row of C.
+//                   Still memory is all that counts. Grid and block as before.
 // matmul_tiles      A block computes 16 x 16 entries from 16 x 16 tiles of A and B that it keeps in
 //                   shared memory: each float comes from device memory 16 times less often. What
 //                   limits now is shared memory, two reads for each multiply-add.
@@ -34,51 +26,15 @@
 //                   Four rows of A at a time use each float of B. block: whole warps, up to 16:
 //                   many, so that much of B is on its way from memory at any time;
 //                   grid batches * ceil(M / 4) * ceil(N / (transpose_b ? blockDim.x / 32 : 32)).
-#include "gelu.cuh"
-#include "strides.cuh"
+#include "matmul.cuh"
 
-// One matrix product of the batch.
-struct Product {
-    const float *A, *B, *bias;
-    float* C;
-    int M, N, K, transpose_a, transpose_b, activation;
-    long long lda, ldb;
+// --- a thread an entry
 
-    // The same for matrix `number` of the batch.
-    __device__ Product at(long long number, int ndim, const Dims& batch, const Dims& a_strides,
-                          const Dims& b_strides) const {
-        Product one = *this;
-        one.A += find_offset(number, ndim, batch, a_strides);
-        one.B += find_offset(number, ndim, batch, b_strides);
-        one.C += number * M * N;
-        return one;
-    }
-    __device__ float a(int m, int k) const {
-        return transpose_a ? A[k * lda + m] : A[m * lda + k];
-    }
-    __device__ float b(int k, int n) const {
-        return transpose_b ? B[n * ldb + k] : B[k * ldb + n];
-    }
-    // C[m][n] = f(sum + bias[n]), if that is inside of C
-    __device__ void store(int m, int n, float sum) const {
-        if (m >= M || n >= N) return;
-        if (bias) sum += bias[n];
-        C[(long long)m * N + n] = activation ? GeluTanh::value(sum) : sum;
-    }
-};
-
-// Where a block works: the first row and column of its tile, and which matrix.
-struct Place {
-    int m, n;
-    long long matrix;
-};
-__device__ Place place_of_block(const Product& p, int rows, int columns) {
-    long long across = (p.N - 1) / columns + 1, down = (p.M - 1) / rows + 1;
-    long long tile = blockIdx.x;
-    return {int(tile / across % down) * rows, int(tile % across) * columns, tile / across / down};
+__device__ inline void compute_entry(const Product& p, int m, int n) {
+    float sum = 0.0f;
+    for (int k = 0; k < p.K; k++) sum += p.a(m, k) * p.b(k, n);
+    p.store(m, n, sum);
 }
-
-// --- naive
 
 extern "C" __global__ void matmul_naive(
         const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
@@ -87,12 +43,19 @@ extern "C" __global__ void matmul_naive(
         long long batches) {
     long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= batches * M * N) return;
-    int n = i % N, m = i / N % M;
-    Product p = Product{A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb}
-                    .at(i / N / M, ndim, batch, a_strides, b_strides);
-    float sum = 0.0f;
-    for (int k = 0; k < K; k++) sum += p.a(m, k) * p.b(k, n);
-    p.store(m, n, sum);
+    Product p{A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb};
+    compute_entry(p.at(i / M / N, ndim, batch, a_strides, b_strides), i % M, i / M % N);
+}
+
+extern "C" __global__ void matmul_coalesced(
+        const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
+        float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
+        int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,
+        long long batches) {
+    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= batches * M * N) return;
+    Product p{A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb};
+    compute_entry(p.at(i / M / N, ndim, batch, a_strides, b_strides), i / N % M, i % N);
 }
 
 // --- tiles in shared memory
@@ -155,22 +118,6 @@ __device__ inline void store_all(const Product& p, Place place, int x, int y,
                     place.n + j / 4 * 4 * SIDE + 4 * x + j % 4, sum[i][j]);
 }
 
-// Fill tile[k][r] = X(first + r, k0 + k), zero outside of `rows` and `K`. A matrix lies in memory
-// along r (`along_rows`: element (r, k) at k ld + r) or along k (at r ld + k); neighbouring threads
-// read along it.
-template <int ROWS, int DEPTH, int THREADS>
-__device__ inline void fill(float4 (&tile)[DEPTH][ROWS / 4], const float* X, long long ld,
-                            bool along_rows, int first, int rows, int k0, int K) {
-    float* flat = reinterpret_cast<float*>(tile);
-#pragma unroll 4
-    for (int i = threadIdx.x; i < ROWS * DEPTH; i += THREADS) {
-        int r = along_rows ? i % ROWS : i / DEPTH, k = along_rows ? i / ROWS : i % DEPTH;
-        bool inside = first + r < rows && k0 + k < K;
-        long long at = along_rows ? (k0 + k) * ld + first + r : (first + r) * ld + k0 + k;
-        flat[k * ROWS + r] = inside ? X[at] : 0.0f;
-    }
-}
-
 extern "C" __global__ void __launch_bounds__(64) matmul_registers(
         const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
         float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
@@ -184,8 +131,8 @@ extern "C" __global__ void __launch_bounds__(64) matmul_registers(
     int x = threadIdx.x % 8, y = threadIdx.x / 8;
     float sum[8][8] = {};
     for (int k0 = 0; k0 < K; k0 += 16) {
-        fill<64, 16, 64>(a, p.A, lda, transpose_a, place.m, M, k0, K);
-        fill<64, 16, 64>(b, p.B, ldb, !transpose_b, place.n, N, k0, K);
+        fill<64, 64>(a, p.A, lda, transpose_a, place.m, M, k0, K);
+        fill<64, 64>(b, p.B, ldb, !transpose_b, place.n, N, k0, K);
         __syncthreads();
         multiply<8, 16>(a, b, x, y, sum);
         __syncthreads();

@@ -7,6 +7,7 @@ from kernels import grids
 
 @pytest.mark.parametrize(("version", "block", "blocks"), [
     ("matmul_naive", 64, -(-3 * 130 * 200 // 64)),
+    ("matmul_coalesced", 64, -(-3 * 130 * 200 // 64)),
     ("matmul_tiles", 256, 3 * 9 * 13),          # 16 x 16 entries
     ("matmul_registers", 64, 3 * 3 * 4),        # 64 x 64
     ("matmul_vector", 256, 3 * 2 * 2),          # 128 x 128

@@ -17,8 +17,8 @@ from tests.kernels.devices import (
 )
 
 pytestmark = pytest.mark.slow
-VERSIONS = [Version("matmul_naive", 32), Version("matmul_naive", 200), Version("matmul_tiles"),
-            Version("matmul_registers", 64), Version("matmul_vector", 256),
+VERSIONS = [Version("matmul_naive", 32), Version("matmul_coalesced", 200),
+            Version("matmul_tiles"), Version("matmul_registers", 64), Version("matmul_vector", 256),
             Version("matmul_rows", 32), Version("matmul_rows", 256)]
 LARGEST = Version("matmul_rows", 512)
 FLAGS = [(False, False), (False, True), (True, False), (True, True)]
