@@ -1,5 +1,6 @@
-// row.cuh - sums and maxima over the threads of a warp or of a block. Their order is fixed, so the
-// same numbers give the same bits.
+// row.cuh - what the kernels share that work along the rows of a matrix: who works on a row, sums
+// and maxima over a warp or a block, loads of four floats, the online softmax. The order of all
+// additions is fixed, so the same numbers give the same bits.
 #pragma once
 
 __device__ inline float warp_sum(float x) {
@@ -29,6 +30,52 @@ __device__ inline Sums block_sums(float a, float b) {
     return {a, b};
 }
 
+// Who works on a row together, on which row, and on which of its columns each thread: first(),
+// first() + step(), …. Warp and Block: blockDim.x is a number of whole warps.
+struct Thread {
+    __device__ static long long row() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
+    __device__ static int first() { return 0; }
+    __device__ static int step() { return 1; }
+    __device__ static float sum(float x) { return x; }
+    __device__ static float max(float x) { return x; }
+};
+struct Warp {
+    __device__ static long long row() {
+        return (long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    }
+    __device__ static int first() { return threadIdx.x % 32; }
+    __device__ static int step() { return 32; }
+    __device__ static float sum(float x) { return warp_sum(x); }
+    __device__ static float max(float x) { return warp_max(x); }
+};
+struct Block {
+    __device__ static long long row() { return blockIdx.x; }
+    __device__ static int first() { return threadIdx.x; }
+    __device__ static int step() { return blockDim.x; }
+    __device__ static float sum(float x) { return block_sums(x, 0.0f).a; }
+};
+
+// WIDTH floats that one instruction loads or stores: 1, or 4 at a multiple of 16 bytes.
+template <int WIDTH> struct alignas(4 * WIDTH) Pack { float v[WIDTH]; };
+template <int WIDTH> __device__ inline const Pack<WIDTH>* packs_of(const float* x) {
+    return reinterpret_cast<const Pack<WIDTH>*>(x);
+}
+template <int WIDTH> __device__ inline Pack<WIDTH>* packs_of(float* x) {
+    return reinterpret_cast<Pack<WIDTH>*>(x);
+}
+
+// A row of 50257 floats begins at a multiple of 16 bytes only every fourth time. So: how many of its
+// columns come `before` the first multiple, and the `count` of packs of four that follow. What is
+// left at the two ends, at most six columns, the first threads take one by one.
+struct Quads {
+    int before, count;
+    __device__ Quads(const float* x, int cols)
+        : before(min(cols, int((16 - reinterpret_cast<size_t>(x) % 16) / 4 % 4))),
+          count((cols - before) / 4) {}
+    // The k-th of the columns left over; `cols` or more where there are not so many.
+    __device__ int left(int k) const { return k < before ? k : k + 4 * count; }
+};
+
 // The maximum of the numbers seen, and the sum of exp(x - maximum), in one walk: a new maximum
 // rescales the sum (Milakov and Gimelshein 2018). -inf adds nothing, also while it is the maximum;
 // +inf and NaN make the sum NaN, as they do in two walks.
@@ -42,6 +89,28 @@ struct Online {
         } else if (x != -INFINITY) {
             sum += expf(x - max);
         }
+    }
+    // Four at once: rescaled once, if at all, and an exponential each.
+    __device__ void add(const Pack<4>& x) {
+        float top = fmaxf(fmaxf(x.v[0], x.v[1]), fmaxf(x.v[2], x.v[3]));
+        if (top > max) {
+            sum *= expf(max - top);
+            max = top;
+        }
+        if (max == -INFINITY) {  // so far nothing but -inf and NaN
+            for (int j = 0; j < 4; j++) add(x.v[j]);
+        } else {
+            sum += (expf(x.v[0] - max) + expf(x.v[1] - max)) +
+                   (expf(x.v[2] - max) + expf(x.v[3] - max));
+        }
+    }
+    // This thread's share of a row that its block works on, four at a time.
+    __device__ void add_row(const float* x, int cols) {
+        Quads quads(x, cols);
+        const Pack<4>* x4 = packs_of<4>(x + quads.before);
+        for (int i = threadIdx.x; i < quads.count; i += blockDim.x) add(x4[i]);
+        int left = quads.left(threadIdx.x);
+        if (left < cols) add(x[left]);
     }
     __device__ static float rescaled(float sum, float from, float to) {
         return from == to ? sum : sum * expf(from - to);  // -inf to -inf is no change
