@@ -91,7 +91,7 @@ struct Online {
         }
     }
     // Four at once: rescaled once, if at all, and an exponential each.
-    __device__ void add(const Pack<4>& x) {
+    __device__ void add(Pack<4> x) {
         float top = fmaxf(fmaxf(x.v[0], x.v[1]), fmaxf(x.v[2], x.v[3]));
         if (top > max) {
             sum *= expf(max - top);

@@ -14,7 +14,9 @@
 // …_registers  The row stays in registers, up to 32 columns a lane, 1024 in all: x is read once for
 //              sure, and each exponential computed once. For rows of any length up to that.
 // …_vector     The same, four columns in one load of 16 bytes: a quarter of the instructions that
-//              wait for memory. cols % 4 == 0; the arrays at multiples of 16 bytes.
+//              wait for memory, and fewer registers for addresses: at most 64 a thread, backward 80
+//              (_registers: 96 and 128), so that 32 warps, or 24, share a multiprocessor.
+//              cols % 4 == 0; the arrays at multiples of 16 bytes.
 // …_block      For long rows, which no warp's registers hold: one block a row, so that few rows keep
 //              a GPU busy, too. Maximum and sum come from one walk (Online in row.cuh), and x is
 //              read twice, not three times. For comparison; the model uses the next one:
@@ -22,6 +24,18 @@
 //              16 bytes.
 //
 // blockDim.x: whole warps but for _naive; _registers and _vector at most 256.
+//
+// What the emulator counts for 64 rows of 768 columns: loads and stores a warp gives, and the memory
+// that they touch when no cache helps, in arrays of that size. With a cache that keeps all, each
+// version reads x (dy and y) once.
+//
+//             forward: loads, stores    read   written     backward: loads, stores    read   written
+//   naive                      6,144      24         8                       7,680      32         8
+//   warp                       6,144       3         1                       7,680       4         1
+//   registers                  3,072       1         1                       4,608       2         1
+//   vector                       768       1         1                       1,152       2         1
+//   block                      4,608       2         1                       7,680       4         1
+//   long                       1,152       2         1                       1,920       4         1
 #include "row.cuh"
 
 // keep: what is kept of z = x - m and e = exp(z) until the sum is known, and the result from it.

@@ -17,7 +17,7 @@ from tensor.cuda_launch import Version
 from tensor.cuda_layout import LONG, Launcher, is_aligned
 from tensor.random import threshold
 
-LONG_ROW = 1024  # from so many columns on, a block works on a row instead of a warp
+LONG_ROW = 1024  # of more columns than this, a block works on a row instead of a warp
 # What fits the shared memory that every GPU gives a block, beside the 64 floats of block_sums.
 SHARED_FLOATS = 12 * 1024 - 64
 
@@ -57,12 +57,21 @@ def _over_rows(
     if y.size:
         cols = y.shape[-1]
         rows = y.size // cols
-        how = version or Version(name + ("_block" if cols > LONG_ROW else "_warp"), be.threads)
+        how = version or Version(name + _kind(cols, is_aligned(*inputs)), be.threads)
         be.kernel("softmax.cu", how.name)(
             *inputs, y, rows, cols,
             grid=grids.over_rows(how.name, how.block, rows), block=how.block, order=how.order,
         )  # fmt: skip
     return y
+
+
+def _kind(cols: int, aligned: bool) -> str:
+    """The version of softmax.cu for rows of `cols` columns: the one that reads them once, or of
+    rows that no warp holds the one that reads them twice; four columns a load where that works.
+    """
+    if cols > LONG_ROW:
+        return "_long" if aligned else "_block"
+    return "_vector" if aligned and cols % 4 == 0 else "_registers"
 
 
 def _threads_of_row(be: Launcher, columns: int) -> int:

@@ -37,11 +37,17 @@ BACKWARD = {
 }
 
 
-@pytest.mark.parametrize("version", versions("", ["naive", "warp", "block"], [32, 64, 256, 1024]),
-                         ids=str)
+SOFTMAXES = versions("", ["naive", "warp", "block"], [32, 64, 256, 1024]) + versions(
+    "", ["registers", "vector"], [32, 256]) + versions("", ["long"], [32, 64, 256])
+# How many columns a version is tested with that does not take any number of them.
+WIDE = {"registers": lambda C: min(C, 1024), "vector": lambda C: min(4 * C + 8, 1024)}
+
+
+@pytest.mark.parametrize("version", SOFTMAXES, ids=str)
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_softmax(name, version):
     def run(be, shape, version):
+        shape = (shape[0], WIDE.get(version.name[1:], int)(shape[1]))
         x, dy = normal(0, shape, shape)
         x *= 5
         expected = getattr(slow_ops, name)(x.astype(np.float64), 1)
@@ -54,21 +60,41 @@ def test_softmax(name, version):
     everywhere(run, version)
 
 
-@pytest.mark.parametrize("kind", ["naive", "warp", "block"])
+@pytest.mark.parametrize("kind", ["naive", "warp", "registers", "vector", "block", "long"])
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_rows_with_infinities(name, kind):
-    inf = math.inf
-    x = np.array([[-inf] * 70, [-inf, 1.0] * 35, [1.0, inf] * 35, [math.nan] + [1.0] * 69,
-                  [-inf] * 69 + [3e38]], np.float32)
+    inf, nan = math.inf, math.nan
+    x = np.array([[-inf] * 72, [-inf, 1.0] * 36, [1.0, inf] * 36, [nan] + [1.0] * 71,
+                  [-inf] * 71 + [3e38], [-inf, -inf, nan, -inf] * 18, [7e37] * 72,
+                  [-3e38] * 40 + [3e38] + [0.0] * 31], np.float32)
     be = backend()
-    y = getattr(cuda_fused, name)(be, be.from_numpy(x),
-                                  Version(f"{name}_{kind}", 64))
+    y = getattr(cuda_fused, name)(be, be.from_numpy(x), Version(f"{name}_{kind}", 64))
     with np.errstate(invalid="ignore", divide="ignore"):
         expected = getattr(slow_ops, name)(x.astype(np.float64), 1)
     if name == "log_softmax":
+        with np.errstate(over="ignore"):
+            expected = expected.astype(np.float32)      # -6e38 is -inf there
         np.testing.assert_allclose(y.numpy(), expected, rtol=1e-6)
     else:
         np.testing.assert_allclose(y.numpy(), expected, rtol=1e-6, atol=1e-38)
+
+
+@pytest.mark.parametrize("cols", [64, 66, 1024, 1028, 1030])
+def test_the_model_gets_the_version_that_reads_rows_once(cols, monkeypatch):
+    """And where it cannot be had, the one that reads them twice; the same call, the same bits."""
+    be = backend()
+    used = []
+    kernel = be.kernel
+    monkeypatch.setattr(be, "kernel", lambda file, name: (used.append(name), kernel(file, name))[1])
+    (x,) = normal(0, (3, cols))
+    flat = be.from_numpy(np.concatenate([x.reshape(-1), x.reshape(-1)]))
+    aligned, odd = flat[:x.size].reshape((3, cols)), flat[x.size - 3:-3].reshape((3, cols))
+    results = [cuda_fused.softmax(be, x).numpy() for x in (aligned, aligned, odd)]
+    long, fours = cols > 1024, cols % 4 == 0
+    assert used == 2 * ["softmax_long" if long else "softmax_vector" if fours else
+                        "softmax_registers"] + ["softmax_block" if long else "softmax_registers"]
+    np.testing.assert_array_equal(results[0], results[1])
+    close(results[2], slow_ops.softmax(odd.numpy().astype(np.float64), 1))
 
 
 LAYER_NORMS = versions("layer_norm", ["naive", "warp"], [32, 256, 1024]) + versions(
