@@ -31,6 +31,7 @@ from minigpt.heads import GPT2LMHeadModel
 from minigpt.preparation import prepare
 from minigpt.sampling import generate_beyond_context
 from minigpt.tokenizer import load_tokenizer
+from minigpt.warn import warn_user
 
 USER_ERRORS = (
     ValueError,  # a setting, a text, a file's content, a shape
@@ -91,8 +92,16 @@ def _one_line(error: BaseException) -> str:
 
 def generate(arguments: argparse.Namespace) -> int:
     """`minigpt generate`: continue a prompt, printing each piece as soon as it is there."""
-    tokenizer = load_tokenizer(arguments.model)
+    if not 0 < arguments.top_p <= 1:  # above 1 the library, like transformers, takes it as off
+        raise ValueError(f"--top-p {arguments.top_p} must be above 0 and at most 1, 1 for off")
     model = GPT2LMHeadModel.from_pretrained(arguments.model).to(arguments.device)
+    tokenizer = load_tokenizer(arguments.model)
+    made_as = (model.config.architectures or [GPT2LMHeadModel.__name__])[0]
+    if made_as.startswith("GPT2For"):
+        warn_user(
+            f"{arguments.model} was trained as a {made_as}, which answers and does not write: what "
+            "follows may be noise"
+        )
     prompt = tokenizer.encode(arguments.prompt)
     if max(prompt, default=0) >= model.config.vocab_size:
         raise ValueError(

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minigpt.checkpoints.hub import FULL_NAMES, find_folder
+from minigpt.checkpoints.hub import find_model_folder
 from minigpt.checks import Check, table
 from minigpt.cli_common import not_empty, print_line
 from minigpt.cli_eval import TASKS, WINDOWS, measure
@@ -73,12 +73,7 @@ def verify_model(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(f"--picture {arguments.picture}: there is no such folder")
     files = [_task_and_file(text) for text in arguments.eval]
     report = None if arguments.quiet or arguments.json else print_line
-    folder = find_folder(arguments.model, "model")
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{arguments.model!r} is neither a folder with a model nor the name of one on the Hub: "
-            f"{', '.join(FULL_NAMES)}, or ORG/NAME"
-        )
+    folder = find_model_folder(arguments.model)
     require_whole_model(folder, "verify")
     checks: list[Check] = []
     try:

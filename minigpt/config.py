@@ -32,6 +32,7 @@ ALIASES = {
 
 SUMMARY_TYPES = ("last", "first", "mean", "cls_index", "attn")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+MOST_LABELS = 1_000_000
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 # Read by some heads, but absent from a configuration that does not give them.
@@ -192,6 +193,8 @@ class GPT2Config:
         if self.id2label is None:
             count = 2 if num_labels is None else num_labels
             _check_integer("num_labels", count, 1)
+            if count > MOST_LABELS:     # each gets a name: a damaged file must not fill the memory
+                raise ValueError(f"num_labels must be at most {MOST_LABELS:,}, got {count!r}")
             self.id2label = {i: f"LABEL_{i}" for i in range(count)}
         self.id2label = _with_integer_keys("id2label", self.id2label)
         if any(isinstance(label, (list, dict)) for label in self.id2label.values()):

@@ -240,7 +240,7 @@ class GenerationConfig:
         if self.do_sample and self.temperature == 0:
             raise ValueError(
                 f"temperature = {self.temperature} must be above 0; for the most probable token "
-                "use greedy decoding, do_sample=False"
+                "use greedy decoding: do_sample=False, or --greedy"
             )
 
     def _validate_tokens(self) -> None:

@@ -98,6 +98,12 @@ class TrainConfig:
                 f"lora_rank={self.lora_rank} adapts the weights of a model, and freezes them all: "
                 "name that one with model (--model), and leave freeze out"
             )
+        targets = type(self).lora_targets
+        if self.lora_targets != targets and not self.lora_rank:
+            raise ValueError(
+                f"lora_targets={self.lora_targets} changes nothing without adapters: set "
+                "lora_rank, too"
+            )
         if self.patience and not self.eval_every:
             raise ValueError(f"patience={self.patience} counts evaluations: set eval_every, too")
 

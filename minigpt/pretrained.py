@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from minigpt.checkpoints.formats import open_checkpoint
-from minigpt.checkpoints.hub import find_folder
+from minigpt.checkpoints.hub import find_folder, find_model_folder
 from minigpt.checkpoints.safetensors_file import write_safetensors
 from minigpt.config import CONFIG_FILE, GPT2Config
 from minigpt.loading import load_model
@@ -157,12 +157,7 @@ class PreTrainedModel(Module):
         FileNotFoundError, with what was looked for, if something is missing; ValueError naming file
         and tensors for damaged files or weights that don't fit; TypeError for an unknown override.
         """
-        folder = find_folder(path, "model")
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{str(path)!r} is not a folder; give one that holds {CONFIG_FILE} and "
-                f"{WEIGHTS_FILE}"
-            )
+        folder = find_model_folder(path)
         base = base_of(folder)
         weights = folder if base is None else find_folder(base, "model")
         has_config = base is None or (folder / CONFIG_FILE).is_file()

@@ -69,6 +69,17 @@ def find_folder(name: str | os.PathLike[str], part: str) -> Path:
     return download(name, (part,), _say)
 
 
+def find_model_folder(name: str | os.PathLike[str]) -> Path:
+    """`find_folder` of a "model", where only a folder will do. FileNotFoundError otherwise."""
+    folder = find_folder(name, "model")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{str(name)!r} is neither a folder with a model (config.json and model.safetensors) "
+            f"nor the name of one on the Hub: {', '.join(FULL_NAMES)}, or ORG/NAME"
+        )
+    return folder
+
+
 def is_hub_name(name: str) -> bool:
     """Whether a name means a model on the Hub, if there is no folder of that name. Beside the
     official ones these have an organisation; "runs/tiny" may be one, "tiny" is not.

@@ -45,8 +45,16 @@ def python(code: str, folder: Path, **environment: str) -> subprocess.Popen:
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+def output_of(process: subprocess.Popen) -> str:
+    """All that it prints until it ends; one that doesn't in two minutes is killed, not left."""
+    try:
+        return process.communicate(timeout=120)[0]
+    finally:
+        process.kill()
+
+
 def finish(process: subprocess.Popen) -> str:
-    output = process.communicate(timeout=120)[0]
+    output = output_of(process)
     assert process.returncode == 0, output
     return output
 
@@ -204,7 +212,7 @@ ctypes.string_at(0)             # a fault of another's: as if the emulator were 
 @pytest.mark.slow
 def test_other_handlers_of_signals_keep_working(make, tmp_path):
     process = python(HANDLERS, tmp_path)
-    output = process.communicate(timeout=120)[0]
+    output = output_of(process)
     assert output.startswith("still here\n") and "Segmentation fault" in output
     assert process.returncode == -signal.SIGSEGV
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minigpt import GPT2LMHeadModel
+from minigpt import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 from minigpt.char_tokenizer import CharTokenizer
 from minigpt.cli import main
 from minigpt.files import FolderLock
 from minigpt.run_folder import RunFolder, checkpoint_step
+from minigpt.run_setup import make_tokenizer
 
 SMALL = [
     "--tokenizer", "char", "--set", "n_layer=1", "--set", "n_head=2", "--set", "n_embd=16",
@@ -178,7 +179,10 @@ MISTAKES = [
     (["generate", "--model", "{run}", "1" * 40], "the prompt has 40 tokens"),
     (["generate", "--model", "{run}", "Ünknown"], "the character 'Ü'"),
     (["generate", "--model", "{run}", "1", "--temperature", "0"], "temperature"),
-    (["generate", "--model", "{run}", "1", "--top-p", "0"], "top_p"),
+    (["generate", "--model", "{run}", "1", "--top-p", "0"], "--top-p 0.0 must be above 0"),
+    (["generate", "--model", "{run}", "1", "--top-p", "2"], "--top-p 2.0 must be"),
+    (["generate", "--model", "{run}", "1", "--top-p", "nan"], "--top-p nan must be"),
+    (["generate", "--model", "nope", "1"], "'nope' is neither a folder with a model ("),
     (["generate", "--model", "{run}", "1", "--top-k", "-5"], "top_k"),
     (["generate", "--model", "{run}", "1", "--max-new-tokens", "0"], "max_new_tokens=0"),
     (["generate", "--model", "{run}", "1", "--num-beams", "0"], "num_beams = 0"),
@@ -278,6 +282,13 @@ class TestGenerate:
             assert main(["generate", "--model", "run", "1", "--seed", seed]) == 0
             texts.append(capsys.readouterr().out)
         assert texts[0] == texts[1] != texts[2]
+
+    def test_a_model_that_answers_is_warned_of(self, tmp_path, capsys):
+        config = GPT2Config(vocab_size=256, n_positions=8, n_embd=4, n_layer=1, n_head=1)
+        GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
+        make_tokenizer("byte", "").save_pretrained(tmp_path)
+        assert main(["generate", "--model", str(tmp_path), "1", "--max-new-tokens", "2"]) == 0
+        assert "was trained as a GPT2ForSequenceClassification" in capsys.readouterr().err
 
 
 

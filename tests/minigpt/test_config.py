@@ -73,6 +73,8 @@ def test_labels_follow_their_number_and_the_other_way_round():
     assert config.id2label == {0: "LABEL_0"} and config.label2id == {"LABEL_0": 0}
     with pytest.raises(ValueError, match="num_labels=4, but id2label has 2"):
         GPT2Config(num_labels=4, id2label={0: "a", 1: "b"})
+    with pytest.raises(ValueError, match="num_labels must be at most 1,000,000, got 1000000000"):
+        GPT2Config(num_labels=10**9)
 
 
 def test_unknown_keys_are_kept_and_written_back(tmp_path):

@@ -69,7 +69,7 @@ def test_a_folder_of_the_same_name_wins(hub_server, tiny):
 
 def test_a_mistyped_folder_is_no_question_for_the_hub(hub_server, tiny):
     Path("runs").mkdir()
-    with pytest.raises(FileNotFoundError, match="'runs/tinny' is not a folder"):
+    with pytest.raises(FileNotFoundError, match="'runs/tinny' is neither a folder"):
         GPT2LMHeadModel.from_pretrained("runs/tinny")
     with pytest.raises(FileNotFoundError, match="no tokenizer in runs"):
         load_tokenizer("runs/tinny")

@@ -89,6 +89,8 @@ def test_settings_that_contradict_each_other(config, tmp_path):
     for changes in ({"model": None}, {"freeze": "*.bias"}):
         with pytest.raises(ValueError, match="lora_rank=2 adapts the weights of a model"):
             config.replace(**changes)
+    with pytest.raises(ValueError, match="lora_targets=c_fc changes nothing without adapters"):
+        config.replace(lora_rank=0, lora_targets="c_fc")
     with pytest.raises(ValueError, match="no layer is called 'q'"):
         Trainer.start(config.replace(lora_targets="c_attn, q"), tmp_path / "run", report=None)
     Trainer.start(config.replace(max_steps=1), tmp_path / "run", report=None).run()

@@ -282,7 +282,7 @@ def test_a_folder_with_unfit_weights_lists_every_problem(model, tmp_path):
 
 
 def test_folders_that_hold_no_model_say_what_they_hold(model, tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
+    with pytest.raises(FileNotFoundError, match="is neither a folder"):
         GPT2Model.from_pretrained(tmp_path / "gpt2")
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(FileNotFoundError, match=r"no model.safetensors, .*it holds: notes.txt"):

@@ -133,7 +133,7 @@ def test_a_tokenizer_of_another_size(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "'nowhere' is neither a folder with a model nor the name"),
+        (["nowhere"], "'nowhere' is neither a folder with a model (config.json"),
         (["FOLDER", "--against", "torch", "--picture", "no/p.png"], "there is no such folder"),
         (["gpt2"], "HF_HUB_OFFLINE is set"),
         (["FOLDER", "--picture", "p.png"], "give --against torch, too"),
