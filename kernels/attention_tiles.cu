@@ -73,7 +73,7 @@ __device__ void tiles(Input q, Input k, Input v, Output out, float* top, float* 
         float inv = 1.0f / sum[i];
 #pragma unroll
         for (int c = 0; c < D / 32; c++)
-            store(out.row(t), 4 * (x + 8 * c), columns, o[i][c], inv);
+            store(out.row(t), 4 * (x + 8 * c), columns, o[i][c], inv, vector);
         if (x > 0) continue;
         top[t] = max[i];
         inverse[t] = inv;

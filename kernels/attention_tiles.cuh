@@ -107,9 +107,14 @@ __device__ inline void fill_factors(Weights<M, N>& w, const Head& head, int t0, 
 }
 
 // A thread's four results of a row, in the first `columns` columns of `to`.
-__device__ inline void store(float* to, int c, int columns, float4 o, float factor) {
-    if (c < columns) to[c] = o.x * factor;
-    if (c + 1 < columns) to[c + 1] = o.y * factor;
-    if (c + 2 < columns) to[c + 2] = o.z * factor;
-    if (c + 3 < columns) to[c + 3] = o.w * factor;
+__device__ inline void store(float* to, int c, int columns, float4 o, float factor, int vector) {
+    o = make_float4(o.x * factor, o.y * factor, o.z * factor, o.w * factor);
+    if (vector && c < columns) {
+        *reinterpret_cast<float4*>(to + c) = o;
+        return;
+    }
+    if (c < columns) to[c] = o.x;
+    if (c + 1 < columns) to[c + 1] = o.y;
+    if (c + 2 < columns) to[c + 2] = o.z;
+    if (c + 3 < columns) to[c + 3] = o.w;
 }

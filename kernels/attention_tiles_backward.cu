@@ -80,7 +80,7 @@ __device__ void tiles_backward_queries(Input dout, Input q, Input k, Input v, co
         if (t >= head.T) continue;
 #pragma unroll
         for (int c = 0; c < D / 32; c++)
-            store(dq.row(t), 4 * (x + 8 * c), columns, o[i][c], scale);
+            store(dq.row(t), 4 * (x + 8 * c), columns, o[i][c], scale, vector);
     }
 }
 
@@ -141,8 +141,8 @@ __device__ void tiles_backward_keys(Input dout, Input q, Input k, Input v, const
         if (s >= head.S) continue;
 #pragma unroll
         for (int c = 0; c < D / 32; c++) {
-            store(dk.row(s), 4 * (x + 8 * c), columns, k_sum[i][c], 1.0f);
-            store(dv.row(s), 4 * (x + 8 * c), columns, v_sum[i][c], 1.0f);
+            store(dk.row(s), 4 * (x + 8 * c), columns, k_sum[i][c], 1.0f, vector);
+            store(dv.row(s), 4 * (x + 8 * c), columns, v_sum[i][c], 1.0f, vector);
         }
     }
 }

@@ -69,8 +69,8 @@ def layer_norm_backward_sum(C: int) -> int:
 
 
 def attention(version: str, block: int, heads: int, T: int) -> int:
-    """Of attention_tiles_… and attention_rows; heads: B H."""
-    return heads * (ceil_div(T, block // 2) if version.startswith("attention_tiles") else T)
+    """Of attention_tiles_…, attention_mma_… and attention_rows; heads: B H."""
+    return heads * (T if version == "attention_rows" else ceil_div(T, block // 2))
 
 
 def attention_softmax(version: str, block: int, rows: int) -> int:

@@ -50,8 +50,8 @@ def attention(
         return out, weights if want_weights else None, (top, inverse)
     out = _empty_heads(be, B, H, T, D)
     if out.size:
-        tiles = how.name.startswith("attention_tiles")
-        be.kernel("attention_tiles.cu" if tiles else "attention.cu", how.name)(
+        tiles = how.name != "attention_rows"
+        be.kernel(_file(how.name), how.name)(
             q.strided, k.strided, v.strided, _strided(bias), out.strided, top, inverse, B * H, H, T,
             S, D, *(x.strides[:3] for x in (q, k, v, out)), _bias_strides(bias, (B, H, T, S)),
             scale, int(causal), *_dropping(dropout), *([_vector(D, q, k, v)] if tiles else []),
@@ -155,6 +155,12 @@ def _best(be: Launcher, T: int, S: int, D: int, want_weights: bool) -> Version:
     if T <= FEW_QUERIES or D > LARGEST_TILE:
         return Version("attention_rows", 32 * max(1, min(8, ceil_div(S, 32))))
     return Version(f"attention_tiles_{_tile(D)}", 128 if D <= 64 else 64)
+
+
+def _file(name: str) -> str:
+    """Where a forward kernel is: attention_mma_tf32_64 is one of attention_mma.cu."""
+    family = "_".join(name.split("_")[:2])
+    return f"{family}.cu" if family in ("attention_tiles", "attention_mma") else "attention.cu"
 
 
 def _tile(D: int) -> int:

@@ -8,9 +8,8 @@ import pytest
 from tensor import cuda_attention
 from tensor.backend import DropoutMask
 from tensor.cuda_launch import Version
-from tensor.random import keep_mask
+from tests.kernels.attention_cases import check, reference, sized
 from tests.kernels.devices import ORDERS, backend, close, needs_device, normal
-from tests.tensor import slow_ops
 
 pytestmark = pytest.mark.slow
 LOW = np.finfo(np.float32).min
@@ -29,62 +28,6 @@ SHAPES = [(2, 3, 33, 33, 8), (1, 2, 1, 1, 1), (1, 1, 1, 1000, 4), (1, 1, 65, 65,
 @pytest.fixture(autouse=True)
 def _compiler():
     needs_device()
-
-
-def sized(version, D):
-    """The tiles have a kernel for D <= 32, one for D <= 64 and one for D <= 128."""
-    if version.name != "attention_tiles":
-        return version
-    size = 32 if D <= 32 else 64 if D <= 64 else 128
-    return version._replace(name=f"attention_tiles_{size}", block=128 if D <= 64 else 64)
-
-
-def reference(q, k, v, bias, scale, causal, dropout, dout, dweights):
-    """Output, weights, dq, dk and dv, from the definition."""
-    q, k, v, dout = (x.astype(np.float64) for x in (q, k, v, dout))
-    B, H, T, D = q.shape
-    _, p = slow_ops.attention(q, k, v, bias, scale, causal)
-    m = np.ones(p.shape)
-    if dropout is not None:
-        m = keep_mask(dropout, 0, p.size).reshape(p.shape) / (1 - dropout.p)
-    a = p * m
-    da = dout @ v.swapaxes(2, 3) + (0 if dweights is None else dweights)
-    ds = p * (m * da - (a * da).sum(3, keepdims=True)) * scale
-    return a @ v, a, ds @ k, ds.swapaxes(2, 3) @ q, a.swapaxes(2, 3) @ dout
-
-
-def as_heads(be, x):
-    """x (B, H, T, D) on the device as a model has it: a part of (B, T, 3 H D), permuted."""
-    B, H, T, D = x.shape
-    room = np.full((B, T, 3, H, D), np.nan, np.float32)
-    room[:, :, 1] = x.transpose(0, 2, 1, 3)
-    return be.from_numpy(room)[:, :, 1].permute((0, 2, 1, 3))
-
-
-def check(forward, backward, shape, causal, bias=None, dropout=None, weights=False, checked=False):
-    be = backend(checked)
-    B, H, T, S, D = shape
-    q, k, v, dout, dweights = normal(
-        0, (B, H, T, D), (B, H, S, D), (B, H, S, D), (B, H, T, D), (B, H, T, S))
-    dweights = dweights if weights else None
-    scale = 0.7 / math.sqrt(D)
-    options = (None if bias is None else be.from_numpy(bias.astype(np.float32)), scale, causal,
-               dropout)
-    qkv = [as_heads(be, x) for x in (q, k, v)]
-    out, w, stats = cuda_attention.attention(be, *qkv, *options, weights, forward)
-    expected = reference(q, k, v, bias, scale, causal, dropout, dout, dweights)
-    close(out, expected[0])
-    if weights:
-        close(w, expected[1])
-    if backward is not None:
-        got = cuda_attention.attention_backward(
-            be, as_heads(be, dout), None if dweights is None else be.from_numpy(dweights), *qkv,
-            out, *options, stats, backward)
-        for g, e in zip(got, expected[2:], strict=True):
-            if S > 1:
-                close(g, e)
-            else:           # of one key dq and dk are 0, but for rounding
-                assert np.abs(g.numpy() - e).max() < 1e-5 * max(1, np.abs(e).max())
 
 
 @pytest.mark.parametrize("version", FORWARD, ids=str)

@@ -35,6 +35,7 @@ def test_the_others():
     assert grids.cross_entropy_backward("cross_entropy_backward_block", 64, 5, 33) == 5
     assert grids.cross_entropy_backward("cross_entropy_backward_vector", 64, 5, 33) == 5
     assert grids.attention("attention_tiles_64", 128, 6, 65) == 12      # 64 queries a block
+    assert grids.attention("attention_mma_tf32_64", 128, 6, 65) == 12
     assert grids.attention("attention_rows", 128, 6, 65) == 390
     assert grids.attention_softmax("attention_softmax_warp", 64, 65) == 33
     assert grids.attention_softmax("attention_softmax_naive", 64, 65) == 2

@@ -1,0 +1,250 @@
+// attention_mma.cu - attention whose products run on the tensor cores (FlashAttention-2, Dao 2023,
+// algorithm 1); attention.cuh has the formulas and the parameters, attention_mma.cuh the products.
+//
+// attention_mma_tf32_32, …_64, …_128 and attention_mma_bf16_…, for D up to that. Operands are
+// rounded to tf32 (10 bits after the point) or bfloat16 (7) in registers; arrays, sums and the
+// softmax are float32. What they change against attention_tiles.cu:
+//
+//   The products are mma.sync: 16 x 8 x 8 multiply-adds an instruction of a warp, where FMA has 32.
+//   A warp owns 16 queries from beginning to end: queries, scores and results stay in registers, a
+//   row in the four lanes of a quad, where maximum and sum take two shuffles. The weights are the
+//   left operand of the second product where they are; tiles.cu takes them through shared memory.
+//   Keys and values come by cp.async, while the warps compute: a ring of two tiles, one of keys and
+//   one of values. The values arrive during q k^T, the next keys during softmax and weights v. One
+//   barrier a tile says both that this one has arrived and that the other may be overwritten.
+//   Only tiles that hold the end of some row look which keys a query sees; those in the future are
+//   left out.
+//
+// The price: each warp reads the whole tile for 16 queries, so shared memory (32 KiB for 16 x 64
+// scores of D = 64, 256 cycles at 128 bytes each) is about as busy as an A100's tensor cores with
+// tf32, and twice as busy with bfloat16.
+//
+// block 128: 4 warps, 64 queries; 64 keys at a time, for D <= 128 32. grid heads * ceil(T / 64).
+// Shared memory 18, 34 and 33 KiB for D <= 32, 64 and 128; at most 244 registers on sm_80 and sm_90,
+// none spilled: two blocks a multiprocessor.
+#include "attention_mma.cuh"
+
+#if HAS_SM_80
+
+// The two rows of a quad, g and g + 8 of the warp's 16.
+struct Rows {
+    float max[2], sum[2];
+    int seen[2];           // how many keys the row sees
+    const float* bias[2];  // of the row, or null
+};
+
+// The scores of keys s0 … s0 + N - 1: with the bias, and -inf where a row does not see the key.
+template <int N>
+__device__ inline void finish_scores(float (&s)[N / 8][4], const Rows& rows, const Head& head,
+                                     int s0) {
+    int key = s0 + threadIdx.x % 4 * 2;
+    if (s0 + N <= rows.seen[0] && s0 + N <= rows.seen[1] && !head.bias) return;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int more = rows.seen[i / 2] - key - i % 2;  // keys that the row sees from this one on
+        const float* bias = rows.bias[i / 2] + (key + i % 2) * head.bias_s;
+#pragma unroll
+        for (int n = 0; n < N / 8; n++, bias += 8 * head.bias_s) {
+            if (8 * n >= more) s[n][i] = -INFINITY;
+            else if (head.bias) s[n][i] += *bias;
+        }
+    }
+}
+
+// Scores become exp(score - maximum so far); sums and results follow a new maximum.
+template <int D, int N>
+__device__ inline void online_softmax(float (&s)[N / 8][4], Rows& rows, float (&o)[D / 8][4]) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float higher = rows.max[half];
+#pragma unroll
+        for (int n = 0; n < N / 8; n++)
+            higher = fmaxf(higher, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+        higher = fmaxf(higher, __shfl_xor_sync(0xffffffffu, higher, 1));
+        higher = fmaxf(higher, __shfl_xor_sync(0xffffffffu, higher, 2));
+        float base = higher == -INFINITY ? 0.0f : higher;  // -inf - -inf is no number
+        float shrink = __expf(rows.max[half] - base), sum = 0.0f;
+#pragma unroll
+        for (int n = 0; n < N / 8; n++)
+#pragma unroll
+            for (int i = 2 * half; i < 2 * half + 2; i++) sum += s[n][i] = __expf(s[n][i] - base);
+        rows.max[half] = higher;
+        rows.sum[half] = rows.sum[half] * shrink + sum;
+#pragma unroll
+        for (int d = 0; d < D / 8; d++) o[d][2 * half] *= shrink, o[d][2 * half + 1] *= shrink;
+    }
+}
+
+// Zeros for the weights that the dropout takes; its factor comes in at the end. The eight keys of a
+// row in s[n] share a counter's bits, if their number is a multiple of eight, and a quad has four
+// such rows in s[n] and s[n + 1]: each lane makes the bits of one, and the others get them.
+template <int N>
+__device__ inline void drop(float (&s)[N / 8][4], const Head& head, int first, int s0) {
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    Philox random(head.seed, head.draw);
+#pragma unroll
+    for (int n = 0; n < N / 8; n += 2) {
+        unsigned bits = 0;
+#pragma unroll 1
+        for (int i = 0; i < 8; i++) {
+            float kept = head.kept(random, first + g + t / 2 * 8, s0 + 8 * (n + t % 2) + i);
+            bits |= unsigned(kept != 0.0f) << (8 * t + i);
+        }
+        bits |= __shfl_xor_sync(0xffffffffu, bits, 1);
+        bits |= __shfl_xor_sync(0xffffffffu, bits, 2);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            int owner = i / 4 + i % 4 / 2 * 2;
+            if (!(bits >> (8 * owner + 2 * t + i % 2) & 1)) s[n + i / 4][i % 4] = 0.0f;
+        }
+    }
+}
+
+template <class Precision, int D, int N>
+__device__ void attend(Input q, Input k, Input v, Output out, float* top, float* inverse,
+                       const Head& head, int block, int columns, float scale, int vector) {
+    constexpr int M = 64, THREADS = 128;
+    typedef Tile<D, N> Columns;  // names without a comma, which the macros of the emulator need
+    __shared__ Columns keys;
+    __shared__ Columns values;
+    int g = threadIdx.x % 32 / 4, first = block * M + threadIdx.x / 32 * 16;
+    typename Precision::Left queries[D / 16];
+    load_rows<Precision, D>(queries, q, first, head.T, columns, scale);
+    Rows rows;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int t = min(first + g + 8 * half, head.T - 1);  // a row outside is not stored
+        rows.max[half] = -INFINITY, rows.sum[half] = 0.0f;
+        rows.seen[half] = head.seen(t), rows.bias[half] = head.bias + t * head.bias_t;
+    }
+    float o[D / 8][4] = {};
+    int end = head.seen(min(block * M + M, head.T) - 1);  // the last query sees the most
+    if (end > 0) copy<D, N, THREADS>(keys, k, 0, head.S, columns, vector);
+    for (int s0 = 0; s0 < end; s0 += N) {
+        float s[N / 8][4];
+        cp_async_wait<0>();
+        __syncthreads();  // these keys are here, and the last values have been used
+        copy<D, N, THREADS>(values, v, s0, head.S, columns, vector);
+        products<Precision, D, N>(queries, keys, s);
+        cp_async_wait<0>();
+        __syncthreads();  // these values are here, and the keys have been used
+        if (s0 + N < end) copy<D, N, THREADS>(keys, k, s0 + N, head.S, columns, vector);
+        finish_scores<N>(s, rows, head, s0);
+        online_softmax<D, N>(s, rows, o);
+        if (head.dropping) drop<N>(s, head, first, s0);
+        add_products<Precision, D, N>(s, values, o);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float sum = rows.sum[half];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        int t = first + g + 8 * half;
+        if (t >= head.T) continue;
+        float inv = 1.0f / sum;
+        store_row<D>(out.row(t), columns, o, half, inv * head.factor, vector);
+        if (threadIdx.x % 4 == 0) top[t] = rows.max[half], inverse[t] = inv;
+    }
+}
+
+template <class Precision, int D, int N>
+__device__ void forward(const float* q, const float* k, const float* v, const float* bias,
+                        float* out, float* top, float* inverse, int heads, int H, int T, int S,
+                        int columns, const Dims& q_strides, const Dims& k_strides,
+                        const Dims& v_strides, const Dims& out_strides, const Dims& bias_strides,
+                        float scale, int causal, int dropping, unsigned long long seed,
+                        unsigned long long draw, unsigned threshold, float factor, int vector) {
+    // The last queries see the most keys: their blocks begin first.
+    int number = blockIdx.x % heads, block = (gridDim.x - 1 - blockIdx.x) / heads;
+    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
+    long long row = (long long)number * T;
+    attend<Precision, D, N>(Input(q, q_strides, number, H), Input(k, k_strides, number, H),
+                            Input(v, v_strides, number, H), Output(out, out_strides, number, H),
+                            top + row, inverse + row, head, block, columns, scale, vector);
+}
+
+#endif  // HAS_SM_80
+
+extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_tf32_32(
+        const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
+        const float* __restrict__ OPTIONAL bias, float* __restrict__ out, float* __restrict__ top,
+        float* __restrict__ inverse, int heads, int H, int T, int S, int D, Dims q_strides,
+        Dims k_strides, Dims v_strides, Dims out_strides, Dims bias_strides, float scale,
+        int causal, int dropping, unsigned long long seed, unsigned long long draw,
+        unsigned threshold, float factor, int vector) {
+#if HAS_SM_80
+    forward<Tf32, 32, 64>(q, k, v, bias, out, top, inverse, heads, H, T, S, D, q_strides,
+                         k_strides, v_strides, out_strides, bias_strides, scale, causal, dropping,
+                         seed, draw, threshold, factor, vector);
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_tf32_64(
+        const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
+        const float* __restrict__ OPTIONAL bias, float* __restrict__ out, float* __restrict__ top,
+        float* __restrict__ inverse, int heads, int H, int T, int S, int D, Dims q_strides,
+        Dims k_strides, Dims v_strides, Dims out_strides, Dims bias_strides, float scale,
+        int causal, int dropping, unsigned long long seed, unsigned long long draw,
+        unsigned threshold, float factor, int vector) {
+#if HAS_SM_80
+    forward<Tf32, 64, 64>(q, k, v, bias, out, top, inverse, heads, H, T, S, D, q_strides,
+                         k_strides, v_strides, out_strides, bias_strides, scale, causal, dropping,
+                         seed, draw, threshold, factor, vector);
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_tf32_128(
+        const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
+        const float* __restrict__ OPTIONAL bias, float* __restrict__ out, float* __restrict__ top,
+        float* __restrict__ inverse, int heads, int H, int T, int S, int D, Dims q_strides,
+        Dims k_strides, Dims v_strides, Dims out_strides, Dims bias_strides, float scale,
+        int causal, int dropping, unsigned long long seed, unsigned long long draw,
+        unsigned threshold, float factor, int vector) {
+#if HAS_SM_80
+    forward<Tf32, 128, 32>(q, k, v, bias, out, top, inverse, heads, H, T, S, D, q_strides,
+                         k_strides, v_strides, out_strides, bias_strides, scale, causal, dropping,
+                         seed, draw, threshold, factor, vector);
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_bf16_32(
+        const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
+        const float* __restrict__ OPTIONAL bias, float* __restrict__ out, float* __restrict__ top,
+        float* __restrict__ inverse, int heads, int H, int T, int S, int D, Dims q_strides,
+        Dims k_strides, Dims v_strides, Dims out_strides, Dims bias_strides, float scale,
+        int causal, int dropping, unsigned long long seed, unsigned long long draw,
+        unsigned threshold, float factor, int vector) {
+#if HAS_SM_80
+    forward<Bf16, 32, 64>(q, k, v, bias, out, top, inverse, heads, H, T, S, D, q_strides,
+                         k_strides, v_strides, out_strides, bias_strides, scale, causal, dropping,
+                         seed, draw, threshold, factor, vector);
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_bf16_64(
+        const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
+        const float* __restrict__ OPTIONAL bias, float* __restrict__ out, float* __restrict__ top,
+        float* __restrict__ inverse, int heads, int H, int T, int S, int D, Dims q_strides,
+        Dims k_strides, Dims v_strides, Dims out_strides, Dims bias_strides, float scale,
+        int causal, int dropping, unsigned long long seed, unsigned long long draw,
+        unsigned threshold, float factor, int vector) {
+#if HAS_SM_80
+    forward<Bf16, 64, 64>(q, k, v, bias, out, top, inverse, heads, H, T, S, D, q_strides,
+                         k_strides, v_strides, out_strides, bias_strides, scale, causal, dropping,
+                         seed, draw, threshold, factor, vector);
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_bf16_128(
+        const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
+        const float* __restrict__ OPTIONAL bias, float* __restrict__ out, float* __restrict__ top,
+        float* __restrict__ inverse, int heads, int H, int T, int S, int D, Dims q_strides,
+        Dims k_strides, Dims v_strides, Dims out_strides, Dims bias_strides, float scale,
+        int causal, int dropping, unsigned long long seed, unsigned long long draw,
+        unsigned threshold, float factor, int vector) {
+#if HAS_SM_80
+    forward<Bf16, 128, 32>(q, k, v, bias, out, top, inverse, heads, H, T, S, D, q_strides,
+                         k_strides, v_strides, out_strides, bias_strides, scale, causal, dropping,
+                         seed, draw, threshold, factor, vector);
+#endif
+}

@@ -1,0 +1,172 @@
+// attention_mma.cuh - products of attention's tiles on the tensor cores, and what the weights are
+// made of there. Operands are rounded as they come into registers, sums are float32.
+//
+// A warp owns 16 rows. In what follows g = lane / 4 and t = lane % 4, as in ptx.cuh, whose mma give
+// a lane rows g and g + 8 of the left operand, column g of the right one, and columns 2t, 2t + 1 of
+// the result in rows g and g + 8. A sum over k does not ask in which order, so of each 16 k a lane
+// may have any four, as long as both operands have the same ones. That saves all shuffles:
+//
+//   products       k runs along D. The lane has k = t, 4 + t, 8 + t, 12 + t: as ldmatrix gives it.
+//   add_products   k runs along the columns of a result of products, so the lane has 2t, 2t + 1,
+//                  8 + 2t, 9 + 2t: the very weights that are in its registers.
+//
+// Nor do columns have to be in order: in add_products a lane reads columns 4g … 4g + 3 of a tile
+// at once, one for each of four mma; so of 32 columns of the result it has 8t … 8t + 7.
+//
+// A row of a tile has D / 4 + 1 pieces of 16 bytes, an odd number. So both ways of reading are free
+// of bank conflicts: the eight pieces that shared memory gives at a time are for ldmatrix the same
+// piece of eight rows, and for add_products pieces g and g + 1 of rows 0, 2, 4 and 6.
+#pragma once
+#include "attention_tiles.cuh"
+#include "ptx.cuh"
+
+#if HAS_SM_80
+
+// What a lane has of 16 k: in two rows on the left (upper: g, lower: g + 8), in a column on the
+// right. An mma of tf32 takes 8 k, two in a lane; so there are two of them.
+struct Tf32 {
+    struct Left {
+        unsigned x[2][4];
+    };
+    struct Right {
+        unsigned x[2][2];
+    };
+    __device__ static Left left(const float (&upper)[4], const float (&lower)[4]) {
+        return {{{to_tf32(upper[0]), to_tf32(lower[0]), to_tf32(upper[1]), to_tf32(lower[1])},
+                 {to_tf32(upper[2]), to_tf32(lower[2]), to_tf32(upper[3]), to_tf32(lower[3])}}};
+    }
+    __device__ static Right right(float a, float b, float c, float d) {
+        return {{{to_tf32(a), to_tf32(b)}, {to_tf32(c), to_tf32(d)}}};
+    }
+    __device__ static void mma(float (&sum)[4], const Left& left, const Right& right) {
+        mma_tf32(sum, left.x[0], right.x[0]);
+        mma_tf32(sum, left.x[1], right.x[1]);
+    }
+};
+// One of bfloat16 takes all 16, two neighbours of the four in a register.
+struct Bf16 {
+    struct Left {
+        unsigned x[4];
+    };
+    struct Right {
+        unsigned x[2];
+    };
+    __device__ static Left left(const float (&upper)[4], const float (&lower)[4]) {
+        return {{to_bf16(upper[0], upper[1]), to_bf16(lower[0], lower[1]),
+                 to_bf16(upper[2], upper[3]), to_bf16(lower[2], lower[3])}};
+    }
+    __device__ static Right right(float a, float b, float c, float d) {
+        return {{to_bf16(a, b), to_bf16(c, d)}};
+    }
+    __device__ static void mma(float (&sum)[4], const Left& left, const Right& right) {
+        mma_bf16(sum, left.x, right.x);
+    }
+};
+
+// The lane's part of factor times rows first … first + 15 of x, zero from row `rows` and from
+// `columns` on. Straight from device memory: each is read once.
+template <class Precision, int D>
+__device__ inline void load_rows(typename Precision::Left (&x)[D / 16], Input from, int first,
+                                 int rows, int columns, float factor) {
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int d = 0; d < D / 16; d++) {
+        float part[2][4];
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            int row = first + g + i / 4 * 8, column = 16 * d + i % 4 * 4 + t;
+            part[i / 4][i % 4] =
+                row < rows && column < columns ? from.row(row)[column] * factor : 0.0f;
+        }
+        x[d] = Precision::left(part[0], part[1]);
+    }
+}
+
+// Begin to copy rows first … first + N - 1 of x, which has at least one row, to a tile; zeros from
+// row `rows` and from `columns` on. A group of copies of its own.
+template <int SIZE, int D, int N, int THREADS>
+__device__ inline void copy_pieces(Tile<D, N>& tile, Input x, int first, int rows, int columns) {
+    constexpr int FLOATS = SIZE / 4, PIECES = D / FLOATS;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < N * PIECES; i += THREADS) {
+        int r = i / PIECES, c = i % PIECES * FLOATS;
+        bool inside = first + r < rows && c < columns;
+        const float* from = inside ? x.row(first + r) + c : x.row(0);
+        cp_async<SIZE>(reinterpret_cast<float*>(tile.row[r]) + c, from, inside ? SIZE : 0);
+    }
+    cp_async_commit();
+}
+// vector: 1 if four floats can be copied at once.
+template <int D, int N, int THREADS>
+__device__ inline void copy(Tile<D, N>& tile, Input x, int first, int rows, int columns,
+                            int vector) {
+    if (vector) copy_pieces<16, D, N, THREADS>(tile, x, first, rows, columns);
+    else copy_pieces<4, D, N, THREADS>(tile, x, first, rows, columns);
+}
+
+// s = the warp's 16 rows times the N rows of a tile; s[n] has columns 8 n … 8 n + 7.
+template <class Precision, int D, int N>
+__device__ inline void products(const typename Precision::Left (&rows)[D / 16],
+                                const Tile<D, N>& tile, float (&s)[N / 8][4]) {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < N / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) s[n][i] = 0.0f;
+#pragma unroll
+    for (int d = 0; d < D / 16; d++)
+#pragma unroll
+        for (int n = 0; n < N / 8; n++) {
+            unsigned x[4];
+            ldmatrix(x, &tile.row[8 * n + lane % 8][4 * d + lane / 8]);
+            Precision::mma(s[n], rows[d],
+                           Precision::right(__uint_as_float(x[0]), __uint_as_float(x[1]),
+                                            __uint_as_float(x[2]), __uint_as_float(x[3])));
+        }
+}
+
+// o += w (16, N), as `products` leaves it, times the N rows of a tile. o[4 c + j][i] is column
+// 32 c + 8 t + 4 (i % 2) + j of row g + i / 2 * 8.
+template <class Precision, int D, int N>
+__device__ inline void add_products(const float (&w)[N / 8][4], const Tile<D, N>& tile,
+                                    float (&o)[D / 8][4]) {
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int n = 0; n < N / 16; n++) {
+        const float(&a)[4] = w[2 * n], (&b)[4] = w[2 * n + 1];
+        float upper[4] = {a[0], a[1], b[0], b[1]}, lower[4] = {a[2], a[3], b[2], b[3]};
+        typename Precision::Left left = Precision::left(upper, lower);
+#pragma unroll
+        for (int c = 0; c < D / 32; c++) {
+            float4 k[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                k[i] = tile.row[16 * n + i / 2 * 8 + 2 * t + i % 2][8 * c + g];
+            float(*sum)[4] = o + 4 * c;
+            Precision::mma(sum[0], left, Precision::right(k[0].x, k[1].x, k[2].x, k[3].x));
+            Precision::mma(sum[1], left, Precision::right(k[0].y, k[1].y, k[2].y, k[3].y));
+            Precision::mma(sum[2], left, Precision::right(k[0].z, k[1].z, k[2].z, k[3].z));
+            Precision::mma(sum[3], left, Precision::right(k[0].w, k[1].w, k[2].w, k[3].w));
+        }
+    }
+}
+
+// The lane's results of row g (half = 0) or g + 8 (half = 1), times a factor, go to the first
+// `columns` columns of a row `to`.
+template <int D>
+__device__ inline void store_row(float* to, int columns, const float (&o)[D / 8][4], int half,
+                                 float factor, int vector) {
+    int t = threadIdx.x % 4;
+#pragma unroll
+    for (int c = 0; c < D / 32; c++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const float(*part)[4] = o + 4 * c;
+            int at = 2 * half + i;
+            store(to, 32 * c + 8 * t + 4 * i, columns,
+                  make_float4(part[0][at], part[1][at], part[2][at], part[3][at]), factor,
+                  vector);
+        }
+}
+
+#endif  // HAS_SM_80

@@ -1,0 +1,152 @@
+"""Attention on tensor cores, on the emulator: against float64, in any order of threads; what its
+barriers and waits are for; and, where there is nvcc, what that makes of it.
+"""
+
+import math
+import re
+import subprocess
+
+import numpy as np
+import pytest
+
+from kernels.cuda_compile import OPTIONS, find_nvcc
+from kernels.cuda_errors import CudaError
+from kernels.launch import HERE, KernelError
+from tensor import cuda_attention
+from tensor.backend import DropoutMask
+from tensor.cuda_launch import Version
+from tests.kernels import cubin
+from tests.kernels.attention_cases import as_heads, check, reference, sized, tolerance
+from tests.kernels.devices import ORDERS, backend, close, needs_device, normal
+from tests.kernels.emulated import maker, needs_compiler
+
+pytestmark = pytest.mark.slow
+FORWARD = [Version("attention_mma_tf32", 128), Version("attention_mma_bf16", 128)]
+# (B, H, T, S, D): tiles of 64 queries and 64 keys (32 for D > 64), begun and whole, one and several
+SHAPES = [(2, 3, 33, 33, 8), (1, 2, 1, 1, 1), (1, 1, 65, 65, 33), (1, 2, 33, 65, 64),
+          (2, 1, 3, 130, 20), (1, 1, 64, 128, 32), (1, 1, 70, 131, 100), (1, 1, 17, 33, 128),
+          (1, 9, 2, 3, 4)]
+DROPOUT = DropoutMask(0.3, 2**63 + 1, 5)
+
+
+@pytest.fixture(autouse=True)
+def _compiler():
+    needs_device()
+
+
+@pytest.mark.parametrize("version", FORWARD, ids=str)
+def test_shapes(version):
+    for order in ORDERS:
+        for number, shape in enumerate(SHAPES):
+            how = sized(version, shape[4])._replace(order=order)
+            check(how, None, shape, causal=number % 2 == 0)
+        for causal in (False, True):
+            check(sized(version, 8)._replace(order=order), None, (1, 2, 9, 70, 8), causal)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("version", FORWARD, ids=str)
+def test_bias_and_dropout(version, causal):
+    """A bias may broadcast; rows of 65 keys don't begin at a multiple of Philox's eight."""
+    for axes in [(2, 3, 40, 65), (1, 3, 1, 65), (2, 1, 40, 1), (1, 1, 1, 1)]:
+        bias = normal(5, axes)[0].astype(np.float64)
+        check(sized(version, 8), None, (2, 3, 40, 65, 8), causal, bias)
+        check(sized(version, 8), None, (2, 3, 40, 65, 8), causal, bias, DROPOUT)
+    for order in ORDERS:
+        check(sized(version, 64)._replace(order=order), None, (1, 2, 70, 136, 64), causal,
+              dropout=DROPOUT)
+
+
+@pytest.mark.parametrize("version", FORWARD, ids=str)
+def test_checked(version):
+    for shape in [(1, 2, 9, 70, 8), (1, 1, 66, 67, 64), (1, 1, 5, 33, 100)]:
+        bias = normal(5, (1, 1, *shape[2:4]))[0].astype(np.float64)
+        how = sized(version, shape[4])._replace(order=ORDERS[-1])
+        check(how, None, shape, True, bias, DROPOUT, checked=True)
+
+
+@pytest.mark.parametrize("version", FORWARD, ids=str)
+def test_rows_without_keys(version):
+    """A row masked by the lowest number has equal weights; by -inf, or with no key to see, NaN."""
+    be = backend()
+    T, S, D = 70, 66, 8                     # the first four queries see no key
+    q, k, v = normal(0, (2, 1, T, D), (2, 1, S, D), (2, 1, S, D))
+    bias = np.zeros((2, 1, T, 1), np.float32)
+    bias[0, :, 10], bias[0, :, 20] = np.finfo(np.float32).min, -math.inf
+    out, _, _ = cuda_attention.attention(be, *map(be.from_numpy, (q, k, v)), be.from_numpy(bias),
+                                         0.5, True, None, False, sized(version, D))
+    nan = np.isnan(out.numpy()).all(3)[:, 0]
+    assert np.flatnonzero(nan[0]).tolist() == [0, 1, 2, 3, 20]
+    assert np.flatnonzero(nan[1]).tolist() == [0, 1, 2, 3]
+    expected = reference(q[:, :, 4:], k, v, None, 0.5, True, None, q[:, :, 4:], None)[0]
+    expected[0, 0, 10 - 4], expected[0, 0, 20 - 4] = v[0, 0, :7].mean(0, np.float64), np.nan
+    close(out.numpy()[:, :, 4:], expected, tolerance(version))
+
+
+@pytest.mark.parametrize("version", FORWARD, ids=str)
+def test_the_same_statistics_as_in_float32(version):
+    """What the backward takes: each row's maximum, and 1 / sum of exp(score - maximum)."""
+    be = backend()
+    qkv = [as_heads(be, x) for x in normal(0, (1, 2, 40, 32), (1, 2, 70, 32), (1, 2, 70, 32))]
+    how = [sized(v, 32) for v in (Version("attention_tiles"), version)]
+    exact, got = (cuda_attention.attention(be, *qkv, None, 0.2, True, None, False, h)[2]
+                  for h in how)
+    for a, b in zip(exact, got, strict=True):
+        close(b, a.numpy().astype(np.float64), tolerance(version))
+
+
+# ---- planted bugs
+
+WAIT, BARRIER = r"        cp_async_wait<0>\(\);\n", r"        __syncthreads\(\);[^\n]*\n"
+BUGS = {"no wait for keys": (WAIT, 0), "no wait for values": (WAIT, 1),
+        "values overwritten": (BARRIER, 0), "keys overwritten": (BARRIER, 1)}
+
+
+def one_kernel_without(text, number):
+    """The file with one kernel, tf32 for D <= 32, and without the number-th match of `text`."""
+    head, first, *_ = re.split(r'(?=extern "C")', (HERE / "attention_mma.cu").read_text())
+    at = list(re.finditer(text, head))[number]
+    return head[:at.start()] + head[at.end():] + first
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_missing_wait_or_barrier_shows(bug, tmp_path, monkeypatch):
+    needs_compiler()
+    be = backend(checked=True)
+    module = maker(tmp_path)(one_kernel_without(*BUGS[bug]), True)
+    monkeypatch.setattr(be, "kernel", lambda file, name: module[name])
+    arrays = [as_heads(be, x) for x in normal(0, *[(1, 1, 130, 8)] * 3)]
+    with pytest.raises(KernelError, match="attention_mma_tf32_32: (unlanded|uninitialised|race)"):
+        cuda_attention.attention(be, *arrays, None, 1.0, False, None, False,
+                                 Version("attention_mma_tf32_32", 128, ORDERS[-1]))
+
+
+# ---- what nvcc makes of it
+
+# Registers a thread at most (nvcc 13.0, sm_80 and sm_90), and bytes of shared memory, as the header
+# says: two tiles of 64 rows, 32 for D = 128, each row four floats longer than D.
+REGISTERS = {"attention_mma_tf32_32": 215, "attention_mma_tf32_64": 244,
+             "attention_mma_tf32_128": 235, "attention_mma_bf16_32": 226,
+             "attention_mma_bf16_64": 230, "attention_mma_bf16_128": 230}
+SHARED = {"32": 2 * 64 * 36 * 4, "64": 2 * 64 * 68 * 4, "128": 2 * 32 * 132 * 4}
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_registers_and_shared_memory(architecture, tmp_path):
+    try:
+        nvcc = find_nvcc()
+    except CudaError as error:
+        pytest.skip(error.failed)
+    run = subprocess.run(
+        [nvcc.path, *OPTIONS, f"-arch={architecture}", "-Xptxas=-warn-spills",
+         str(HERE / "attention_mma.cu"), "-o", str(tmp_path / "x.cubin")],
+        capture_output=True, text=True)
+    assert (run.returncode, run.stdout + run.stderr) == (0, "")     # nothing is spilled
+    kernels = cubin.kernels((tmp_path / "x.cubin").read_bytes())
+    assert sorted(kernels) == sorted(REGISTERS)
+    for name, facts in kernels.items():
+        shared = SHARED[name.rpartition("_")[2]]
+        assert facts.shared == shared + (1024 if architecture == "sm_90" else 0), name
+        assert 2 * facts.max_threads * facts.registers <= 65536, name   # two blocks at a time
+        if nvcc.release == "13.0":
+            assert facts.registers <= REGISTERS[name], name
