@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from kernels.interface import Device
 
 Shape = tuple[int, ...]
+# NumPy has no bfloat16: an element is its bits, under a name that keeps it apart from integers.
+BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
+
+
+def dtype_name(dtype: np.dtype) -> str:
+    """What to call an element type: "float32", "bfloat16"."""
+    return "bfloat16" if dtype == BFLOAT16 else str(dtype)
 
 
 class Storage:
@@ -166,7 +173,8 @@ class DeviceArray:
         return self.shape[0]
 
     def __repr__(self) -> str:
-        return f"DeviceArray(shape={self.shape}, dtype={self.dtype}, device={self.device.name!r})"
+        return (f"DeviceArray(shape={self.shape}, dtype={dtype_name(self.dtype)}, "
+                f"device={self.device.name!r})")
 
 
 class Strided:

@@ -15,8 +15,16 @@
 // memory gives. A row of the tile has 33 places: with 32 a column would lie in a single one of the
 // 32 banks of shared memory, whose threads would have to wait for one another.
 //
+// Half precision and bfloat16: "short" versions move two bytes, whatever they mean; rows without
+// gaps go as floats, two elements in one (tensor/cuda_moving.py). The casts from and to float are
+// "strided" ones, and "vector" ones for arrays without gaps: four elements a thread, 16 bytes of
+// floats and 8 of halves in one instruction each. A float is rounded to nearest even.
+//
 //   n           elements to write
 //   ndim        axes, at least 1; shape: their sizes; …strides in elements
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include "strides.cuh"
 
 // --- fills: y[0 … n-1] = value
@@ -35,6 +43,11 @@ extern "C" __global__ void fill_int(int* y, int value, long long n) { fill(y, va
 
 extern "C" __global__ void fill_bool(unsigned char* y, int value, long long n) {
     fill(y, (unsigned char)value, n);
+}
+
+// value: the bits of an element
+extern "C" __global__ void fill_short(unsigned short* y, int value, long long n) {
+    fill(y, (unsigned short)value, n);
 }
 
 extern "C" __global__ void fill_float4(float* y, float value, long long n) {
@@ -76,6 +89,13 @@ extern "C" __global__ void copy_strided_int(
 
 extern "C" __global__ void copy_strided_bool(
     const unsigned char* x, unsigned char* y, long long n, int ndim,
+    const __grid_constant__ Dims shape, const __grid_constant__ Dims x_strides,
+    const __grid_constant__ Dims y_strides) {
+    copy_strided(x, y, n, ndim, shape, x_strides, y_strides);
+}
+
+extern "C" __global__ void copy_strided_short(
+    const unsigned short* x, unsigned short* y, long long n, int ndim,
     const __grid_constant__ Dims shape, const __grid_constant__ Dims x_strides,
     const __grid_constant__ Dims y_strides) {
     copy_strided(x, y, n, ndim, shape, x_strides, y_strides);
@@ -190,6 +210,56 @@ extern "C" __global__ void cast_bool_int(
     const unsigned char* x, int* y, long long n, int ndim, const __grid_constant__ Dims shape,
     const __grid_constant__ Dims strides) {
     cast(x, y, n, ndim, shape, strides);
+}
+
+extern "C" __global__ void cast_float_half(
+    const float* x, __half* y, long long n, int ndim, const __grid_constant__ Dims shape,
+    const __grid_constant__ Dims strides) {
+    cast(x, y, n, ndim, shape, strides);
+}
+extern "C" __global__ void cast_half_float(
+    const __half* x, float* y, long long n, int ndim, const __grid_constant__ Dims shape,
+    const __grid_constant__ Dims strides) {
+    cast(x, y, n, ndim, shape, strides);
+}
+extern "C" __global__ void cast_float_bfloat16(
+    const float* x, __nv_bfloat16* y, long long n, int ndim, const __grid_constant__ Dims shape,
+    const __grid_constant__ Dims strides) {
+    cast(x, y, n, ndim, shape, strides);
+}
+extern "C" __global__ void cast_bfloat16_float(
+    const __nv_bfloat16* x, float* y, long long n, int ndim, const __grid_constant__ Dims shape,
+    const __grid_constant__ Dims strides) {
+    cast(x, y, n, ndim, shape, strides);
+}
+
+// Both arrays without gaps, at multiples of 16 bytes.
+template <class T> struct alignas(4 * sizeof(T)) Four {
+    T x, y, z, w;
+};
+
+template <class To, class From>
+__device__ void cast_vector(const From* x, To* y, long long n) {
+    for (long long i = first_element(); i < n / 4; i += all_threads()) {
+        Four<From> four = reinterpret_cast<const Four<From>*>(x)[i];
+        reinterpret_cast<Four<To>*>(y)[i] = {(To)four.x, (To)four.y, (To)four.z, (To)four.w};
+    }
+    for (long long i = n / 4 * 4 + first_element(); i < n; i += all_threads()) y[i] = (To)x[i];
+}
+
+extern "C" __global__ void cast_float_half_vector(const float* x, __half* y, long long n) {
+    cast_vector(x, y, n);
+}
+extern "C" __global__ void cast_half_float_vector(const __half* x, float* y, long long n) {
+    cast_vector(x, y, n);
+}
+extern "C" __global__ void cast_float_bfloat16_vector(const float* x, __nv_bfloat16* y,
+                                                      long long n) {
+    cast_vector(x, y, n);
+}
+extern "C" __global__ void cast_bfloat16_float_vector(const __nv_bfloat16* x, float* y,
+                                                      long long n) {
+    cast_vector(x, y, n);
 }
 
 // --- a field of one value with an array set into it: padding, and the gradient of a slice

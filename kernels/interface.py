@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import DeviceArray, Shape, Storage, contiguous_strides
+from kernels.array import BFLOAT16, DeviceArray, Shape, Storage, contiguous_strides, dtype_name
 from kernels.signature import Signatures
 
 Sizes = tuple[int, int, int]        # x, y, z
@@ -113,8 +113,9 @@ class Device(abc.ABC):
         """
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         dtype = np.dtype(dtype)
-        if dtype.kind not in "biuf" or not dtype.isnative:
-            raise TypeError(f"a device holds bool, integer and float arrays, not {dtype}")
+        if (dtype.kind not in "biuf" and dtype != BFLOAT16) or not dtype.isnative:
+            raise TypeError("a device holds bool, integer and float arrays, not "
+                            f"{dtype_name(dtype)}")
         if any(size < 0 for size in shape):
             raise ValueError(f"empty: shape {shape} has a negative size")
         storage = Storage(self, math.prod(shape) * dtype.itemsize)

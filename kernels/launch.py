@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import DeviceArray, Strided
+from kernels.array import BFLOAT16, DeviceArray, Strided, dtype_name
 from kernels.interface import Device, KernelError, Sizes
 from kernels.signature import (
     POINTERS,
@@ -144,7 +144,7 @@ def _adder(kernel: str, parameter: Parameter, device: Device) -> Adder:
 
 
 def _pointer_adder(wanted: str, names: tuple[str, ...], optional: bool, device: Device) -> Adder:
-    dtypes = tuple(np.dtype(name) for name in names)
+    dtypes = tuple(BFLOAT16 if name == "bfloat16" else np.dtype(name) for name in names)
 
     def add(values: list[int | float], argument: Any) -> None:
         if argument is None and optional:
@@ -159,7 +159,8 @@ def _pointer_adder(wanted: str, names: tuple[str, ...], optional: bool, device: 
             raise TypeError(f"{wanted} and wants a DeviceArray, not {type(array).__name__}; copy "
                             "an array there with the device's from_numpy")
         if array.dtype not in dtypes:
-            raise TypeError(f"{wanted} and wants {' or '.join(names)} elements, not {array.dtype}")
+            raise TypeError(f"{wanted} and wants {' or '.join(names)} elements, not "
+                            f"{dtype_name(array.dtype)}")
         if array.storage.device is not device:
             raise TypeError(f"{wanted} on {device!r}, and the array is on {array.device!r}")
         if array is argument and not array.is_contiguous:

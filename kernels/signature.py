@@ -7,12 +7,13 @@ import struct
 from dataclasses import dataclass
 
 # The C types of an element, and the NumPy types of an array that a pointer to it takes. NumPy has
-# no bfloat16: those are their bits, as uint16.
+# no bfloat16: those are kernels.array.BFLOAT16, or their bits as uint16. `unsigned short` is for
+# kernels that only move elements of two bytes, whatever these mean.
 POINTERS = {
     "float": ("float32",), "double": ("float64",), "int": ("int32",), "unsigned": ("uint32",),
     "long long": ("int64",), "unsigned long long": ("uint64",),
     "unsigned char": ("bool", "uint8"), "__half": ("float16", "uint16"),
-    "__nv_bfloat16": ("uint16",),
+    "__nv_bfloat16": ("bfloat16", "uint16"), "unsigned short": ("uint16", "float16", "bfloat16"),
 }
 # The C types of a value, and how the module `struct` packs it. Dims and Table are in common.cuh.
 VALUES = {"float": "f", "double": "d", "int": "i", "unsigned": "I", "long long": "q",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensor.backend import Backend
-from tensor.convert import FLOAT32, NUMBERS, to_array
+from tensor.convert import NUMBERS, to_array
+from tensor.dtypes import FLOAT32, is_float, name_of
 from tensor.graph import is_grad_enabled
 from tensor.ops.function import Function, broadcast_shapes
 from tensor.profiling import timed
@@ -64,7 +65,7 @@ def _common_backend(function: type[Function], inputs: tuple[Tensor, ...]) -> Bac
 
 def floating(x: Tensor) -> Tensor:
     """The tensor if it is a float one, otherwise its values as float32."""
-    return x if x.dtype.kind == "f" else x.astype(FLOAT32)
+    return x if is_float(x.dtype) else x.astype(FLOAT32)
 
 
 def as_tensor(x: Any, like: Tensor) -> Tensor:
@@ -75,24 +76,27 @@ def as_tensor(x: Any, like: Tensor) -> Tensor:
         dtype = like.dtype
         if dtype.kind == "b" and not isinstance(x, (bool, np.bool_)):
             dtype = np.dtype("int64")
-        if isinstance(x, (float, np.floating)) and dtype.kind != "f":
+        if isinstance(x, (float, np.floating)) and not is_float(dtype):
             dtype = FLOAT32
         return like.wrap(like.backend.full((), x, dtype), like.backend)  # type: ignore[arg-type]
-    return like.wrap(like.backend.from_numpy(to_array(x)), like.backend)
+    return like.wrap(like.backend.from_numpy(to_array(x, device=like.device)), like.backend)
 
 
 def operands(name: str, a: Tensor, other: Any, broadcast: bool = True) -> tuple[Tensor, Tensor]:
     """Two operands of one dtype, with shapes that broadcast.
 
-    Integers and booleans meet floats as floats; float32 and float64 meet in a TypeError, because a
-    silent change of precision is nearly always a mistake.
+    Integers and booleans meet floats as floats; floats of different precision meet in a TypeError,
+    because a silent change of precision is nearly always a mistake.
     """
     b = as_tensor(other, a)
     if a.dtype != b.dtype:
-        if a.dtype.kind == b.dtype.kind == "f":
-            raise TypeError(f"{name}: {a.dtype} and {b.dtype} differ; convert one with .astype(…)")
-        common = a.dtype if a.dtype.kind == "f" else b.dtype
-        if common.kind != "f":
+        if is_float(a.dtype) and is_float(b.dtype):
+            raise TypeError(
+                f"{name}: {name_of(a.dtype)} and {name_of(b.dtype)} differ; convert one with "
+                ".astype(…)"
+            )
+        common = a.dtype if is_float(a.dtype) else b.dtype
+        if not is_float(common):
             common = np.result_type(a.dtype, b.dtype)
         a, b = a.astype(common), b.astype(common)
     if broadcast and a.data.shape != b.data.shape:
@@ -106,7 +110,8 @@ def booleans(name: str, a: Tensor, *others: Any) -> tuple[Tensor, ...]:
     for t in tensors:
         if t.dtype.kind != "b":
             raise TypeError(
-                f"{name}: a boolean tensor is needed, not {t.dtype}; compare first, as in x != 0"
+                f"{name}: a boolean tensor is needed, not {name_of(t.dtype)}; compare first, as in "
+                "x != 0"
             )
     broadcast_shapes(name, *(t.shape for t in tensors))
     return tensors

@@ -7,15 +7,24 @@ from typing import Any
 
 import numpy as np
 
-FLOAT32 = np.dtype("float32")
+from tensor.dtypes import FLOAT32, HALVES, converted, is_float, name_of, named
+
 Axis = int | tuple[int, ...] | None  # of a reduction; None is all axes
 NUMBERS = (bool, int, float, np.generic)
 
 
-def checked_dtype(dtype: np.dtype) -> np.dtype:
-    """The dtype if tensors may have it, else TypeError."""
+def checked_dtype(dtype: np.dtype, device: str = "cpu") -> np.dtype:
+    """The dtype if tensors on the device may have it, else TypeError."""
     if dtype.kind in "iub" or dtype in (FLOAT32, np.dtype("float64")):
         return dtype
+    if dtype in HALVES:
+        if device != "cpu":
+            return dtype
+        raise TypeError(
+            f"dtype {name_of(dtype)} is not supported on the CPU: NumPy has no bfloat16, and "
+            "computes float16 a number at a time; convert to float32, or keep it on the device "
+            "'cuda' or 'emulator'"
+        )
     if dtype.kind in "OSU":
         raise TypeError(f"a tensor holds numbers; NumPy reads these values as dtype {dtype}")
     raise TypeError(
@@ -23,8 +32,8 @@ def checked_dtype(dtype: np.dtype) -> np.dtype:
     )
 
 
-def to_array(values: Any, dtype: Any = None) -> np.ndarray:
-    """Anything array-like as a NumPy array of a dtype that tensors may have.
+def to_array(values: Any, dtype: Any = None, device: str = "cpu") -> np.ndarray:
+    """Anything array-like as a NumPy array of a dtype that tensors on the device may have.
 
     Python's floats become float32; a NumPy array keeps its precision. TypeError for what is not
     numbers, ValueError for lists of unequal lengths.
@@ -36,18 +45,18 @@ def to_array(values: Any, dtype: Any = None) -> np.ndarray:
             "no tensor can be made of these values: the lists in a list need equal lengths, and "
             f"tensors are joined by stack ({error})"
         ) from None
-    if dtype is not None and array.dtype.kind in "iubf":
-        converted = array.astype(checked_dtype(np.dtype(dtype)), copy=False)
-        if array.dtype.kind in "iu" and converted.dtype.kind in "iu" and (converted != array).any():
-            raise ValueError(f"{array[converted != array].flat[0]} does not fit {converted.dtype}")
-        return converted
+    if dtype is not None and (array.dtype.kind in "iub" or is_float(array.dtype)):
+        result = converted(array, checked_dtype(named(dtype), device))
+        if array.dtype.kind in "iu" and result.dtype.kind in "iu" and (result != array).any():
+            raise ValueError(f"{array[result != array].flat[0]} does not fit {result.dtype}")
+        return result
     if (
         array.dtype == np.float64
         and isinstance(values, (float, list, tuple))
         and not isinstance(values, np.generic)
     ):
         array = array.astype(FLOAT32)
-    checked_dtype(array.dtype)
+    checked_dtype(array.dtype, device)
     return array
 
 

@@ -3,7 +3,8 @@ kernels.
 
 The modules `cuda_*.py` are the only ones that import `kernels`, and `devices.get_backend` imports
 them when "cuda" or "emulator" is asked for. An array here is a `kernels.array.DeviceArray`:
-(storage, shape, strides, dtype), of float32, int64, int32 or bool.
+(storage, shape, strides, dtype), of float32, float16, bfloat16, int64, int32 or bool; halves are
+computed with in float32 (`cuda_half.py`).
 
 Nothing goes through the host but what has to: `from_numpy` and `to_numpy`; the index arrays of
 `gather` and its gradient, which are the host's own; and `sum_of_squares`, whose result is a Python
@@ -24,6 +25,7 @@ from tensor import (
     cuda_attention,
     cuda_elementwise,
     cuda_fused,
+    cuda_half,
     cuda_index,
     cuda_matmul,
     cuda_moving,
@@ -31,7 +33,9 @@ from tensor import (
     cuda_reduce,
 )
 from tensor.backend import Axes, Shape
+from tensor.cuda_half import in_float32
 from tensor.cuda_layout import FLOAT, INT, LONG, SUFFIX
+from tensor.dtypes import name_of, widened
 
 
 def report() -> list[dict[str, str]]:
@@ -66,8 +70,9 @@ class CudaBackend:
         """The dtype; TypeError for one that no kernel computes with."""
         if dtype not in SUFFIX:
             raise TypeError(
-                f"the device {self.name!r} computes with float32, int64, int32 and bool, not "
-                f"{dtype}; convert with .astype('float32'), or stay on the device 'cpu'"
+                f"the device {self.name!r} computes with float32, float16, bfloat16, int64, int32 "
+                f"and bool, not {name_of(dtype)}; convert with .astype('float32'), or stay on the "
+                "device 'cpu'"
             )
         return dtype
 
@@ -90,7 +95,8 @@ class CudaBackend:
         return self.device.from_numpy(x)
 
     def to_numpy(self, x: DeviceArray) -> np.ndarray:
-        return x.numpy()
+        """Halves become float32, exactly."""
+        return widened(x.numpy())
 
     def is_view(self, x: DeviceArray) -> bool:
         return x.is_view
@@ -101,33 +107,33 @@ class CudaBackend:
 
     # --- elementwise
 
-    add = cuda_elementwise.binary("add")
-    sub = cuda_elementwise.binary("sub")
-    mul = cuda_elementwise.binary("mul")
-    div = cuda_elementwise.binary("div")
-    pow = cuda_elementwise.binary("pow")
-    pow_scalar = cuda_elementwise.pow_scalar
-    maximum = cuda_elementwise.binary("maximum")
-    clip = cuda_elementwise.clip
-    where = cuda_elementwise.where
-    compare = cuda_elementwise.compare
+    add = in_float32(cuda_elementwise.binary("add"))
+    sub = in_float32(cuda_elementwise.binary("sub"))
+    mul = in_float32(cuda_elementwise.binary("mul"))
+    div = in_float32(cuda_elementwise.binary("div"))
+    pow = in_float32(cuda_elementwise.binary("pow"))
+    pow_scalar = in_float32(cuda_elementwise.pow_scalar)
+    maximum = in_float32(cuda_elementwise.binary("maximum"))
+    clip = in_float32(cuda_elementwise.clip)
+    where = in_float32(cuda_elementwise.where)
+    compare = in_float32(cuda_elementwise.compare, ())
     logical_and = cuda_elementwise.binary("mul")
     logical_or = cuda_elementwise.binary("maximum")
     logical_not = cuda_elementwise.logical_not
-    neg = cuda_elementwise.neg
-    exp = cuda_elementwise.unary("exp")
-    log = cuda_elementwise.unary("log")
-    sqrt = cuda_elementwise.unary("sqrt")
-    tanh = cuda_elementwise.unary("tanh")
-    erf = cuda_elementwise.unary("erf")
-    relu = cuda_elementwise.unary("relu")
-    sigmoid = cuda_elementwise.unary("sigmoid")
+    neg = in_float32(cuda_elementwise.neg)
+    exp = in_float32(cuda_elementwise.unary("exp"))
+    log = in_float32(cuda_elementwise.unary("log"))
+    sqrt = in_float32(cuda_elementwise.unary("sqrt"))
+    tanh = in_float32(cuda_elementwise.unary("tanh"))
+    erf = in_float32(cuda_elementwise.unary("erf"))
+    relu = in_float32(cuda_elementwise.unary("relu"))
+    sigmoid = in_float32(cuda_elementwise.unary("sigmoid"))
 
     # --- reductions
 
-    sum = cuda_reduce.sum
-    max = cuda_reduce.max
-    argmax = cuda_reduce.argmax
+    sum = in_float32(cuda_reduce.sum)
+    max = in_float32(cuda_reduce.max)
+    argmax = in_float32(cuda_reduce.argmax, ())
 
     # --- shapes
 
@@ -144,42 +150,42 @@ class CudaBackend:
     def slice(self, x: DeviceArray, index: Any) -> DeviceArray:
         return x[index]
 
-    slice_backward = cuda_moving.slice_backward
+    slice_backward = in_float32(cuda_moving.slice_backward)
     concatenate = cuda_moving.concatenate
-    pad = cuda_moving.pad
+    pad = in_float32(cuda_moving.pad)
 
     # --- integer indices
 
-    gather = cuda_index.gather
-    gather_backward = cuda_index.gather_backward
-    embedding = cuda_fused.embedding
-    embedding_backward = cuda_fused.embedding_backward
+    gather = in_float32(cuda_index.gather)
+    gather_backward = in_float32(cuda_index.gather_backward)
+    embedding = cuda_half.embedding
+    embedding_backward = in_float32(cuda_fused.embedding_backward)
 
     # --- products
 
-    matmul = cuda_matmul.matmul
-    linear = cuda_matmul.linear
-    linear_backward_weight = cuda_matmul.linear_backward_weight
+    matmul = in_float32(cuda_matmul.matmul)
+    linear = in_float32(cuda_matmul.linear)
+    linear_backward_weight = in_float32(cuda_matmul.linear_backward_weight)
 
     # --- fused
 
-    gelu = cuda_fused.gelu
-    gelu_tanh = cuda_fused.gelu_tanh
-    softmax = cuda_fused.softmax
-    softmax_backward = cuda_fused.softmax_backward
-    log_softmax = cuda_fused.log_softmax
-    log_softmax_backward = cuda_fused.log_softmax_backward
-    layer_norm = cuda_fused.layer_norm
-    layer_norm_backward = cuda_fused.layer_norm_backward
-    cross_entropy = cuda_fused.cross_entropy
-    cross_entropy_backward = cuda_fused.cross_entropy_backward
-    dropout = cuda_fused.dropout
-    attention = cuda_attention.attention
-    attention_backward = cuda_attention.attention_backward
+    gelu = in_float32(cuda_fused.gelu, (0, 1))
+    gelu_tanh = in_float32(cuda_fused.gelu_tanh, (0, 1))
+    softmax = in_float32(cuda_fused.softmax)
+    softmax_backward = in_float32(cuda_fused.softmax_backward)
+    log_softmax = in_float32(cuda_fused.log_softmax)
+    log_softmax_backward = in_float32(cuda_fused.log_softmax_backward)
+    layer_norm = in_float32(cuda_fused.layer_norm)
+    layer_norm_backward = in_float32(cuda_fused.layer_norm_backward, (0, 1, 2))
+    cross_entropy = in_float32(cuda_fused.cross_entropy, ())
+    cross_entropy_backward = in_float32(cuda_fused.cross_entropy_backward)
+    dropout = in_float32(cuda_fused.dropout)
+    attention = in_float32(cuda_attention.attention, (0, 1))
+    attention_backward = in_float32(cuda_attention.attention_backward, (0, 1, 2))
 
     # --- in place
 
-    accumulate = cuda_elementwise.accumulate
+    accumulate = cuda_half.accumulate
     assign = cuda_moving.assign
 
     # --- over many arrays at once

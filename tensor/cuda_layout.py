@@ -8,14 +8,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from kernels.array import DeviceArray
 from tensor.backend import Array, Shape
+from tensor.dtypes import BFLOAT16, FLOAT16
 
 FLOAT = np.dtype("float32")
 LONG = np.dtype("int64")
 INT = np.dtype("int32")
 BOOL = np.dtype("bool")
 # What a kernel's name ends in, by the type of its elements.
-SUFFIX = {FLOAT: "float", LONG: "long", INT: "int", BOOL: "bool"}
+SUFFIX = {FLOAT: "float", LONG: "long", INT: "int", BOOL: "bool", FLOAT16: "half",
+          BFLOAT16: "bfloat16"}  # fmt: skip
 
 MOST_AXES = 8  # of a Dims in common.cuh
 
@@ -72,3 +75,15 @@ def strides_in(x: Array, shape: Shape) -> Shape:
 def is_aligned(*arrays: Array) -> bool:
     """Do they begin at a multiple of 16 bytes, as loads of four floats need it?"""
     return all(x.pointer % 16 == 0 for x in arrays)
+
+
+def as_pairs(x: Array) -> Array | None:
+    """The memory of an array of two-byte elements as floats, two elements in each, for kernels
+    that only move them; None where they do not lie in pairs.
+    """
+    in_pairs = x.ndim > 0 and x.strides[-1] == 1 and x.pointer % 4 == 0
+    if not in_pairs or any(n % 2 for n in (x.shape[-1], x.offset, *x.strides[:-1])):
+        return None
+    shape = (*x.shape[:-1], x.shape[-1] // 2)
+    strides = (*(s // 2 for s in x.strides[:-1]), 1)
+    return DeviceArray(x.storage, shape, strides, x.offset // 2, FLOAT, is_view=True)

@@ -19,11 +19,13 @@ from tensor.cuda_layout import (
     LONG,
     SUFFIX,
     Launcher,
+    as_pairs,
     check_axes,
     is_aligned,
     join_axes,
     strides_in,
 )
+from tensor.dtypes import HALVES, converted
 
 FILE = "copy.cu"
 
@@ -32,6 +34,12 @@ def full(be: Launcher, shape: Shape, value: float, dtype: np.dtype) -> Array:
     """A new array of one value."""
     out = be.empty(shape, dtype)
     if out.size == 0:
+        return out
+    if out.dtype in HALVES:
+        bits = int(converted(np.asarray(value, np.float32), out.dtype).view(np.uint16))
+        be.kernel(FILE, "fill_short")(
+            out, bits, out.size, grid=be.blocks(out.size), block=be.threads
+        )
         return out
     by_fours = out.dtype == FLOAT and out.size >= 4
     name = "fill_float4" if by_fours else f"fill_{SUFFIX[out.dtype]}"
@@ -44,11 +52,19 @@ def full(be: Launcher, shape: Shape, value: float, dtype: np.dtype) -> Array:
 
 
 def cast(be: Launcher, x: Array, dtype: np.dtype) -> Array:
-    """A copy of another dtype, without gaps."""
+    """A copy of another dtype, without gaps. Between halves and others than float32 it goes by way
+    of that.
+    """
     dtype = np.dtype(dtype)
+    if x.dtype != dtype and FLOAT not in (x.dtype, dtype) and {x.dtype, dtype} & {*HALVES}:
+        return cast(be, cast(be, x, FLOAT), dtype)
     out = be.empty(x.shape, dtype)
     if x.dtype == dtype:
         assign(be, out, x)
+    elif out.size and {x.dtype, dtype} & {*HALVES} and x.is_contiguous and is_aligned(x):
+        be.kernel(FILE, f"cast_{SUFFIX[x.dtype]}_{SUFFIX[dtype]}_vector")(
+            x, out, out.size, grid=be.blocks(-(-out.size // 4)), block=be.threads
+        )
     elif out.size:
         sizes, (xs,) = join_axes(x.shape, x.strides)
         be.kernel(FILE, f"cast_{SUFFIX[x.dtype]}_{SUFFIX[dtype]}")(
@@ -76,6 +92,8 @@ def assign(be: Launcher, into: Array, x: Array) -> None:
     sizes, (to, xs) = join_axes(into.shape, into.strides, strides_in(x, into.shape))
     if to == xs == (1,):
         be.device.copy(into.pointer, x.pointer, into.nbytes)
+    elif into.dtype in HALVES:
+        _assign_halves(be, into, x, sizes, to, xs)
     elif _goes_by_fours(into, x, sizes, to, xs):
         be.kernel(FILE, "copy_strided_float4")(
             x.strided, into.strided, into.size // 4, len(sizes), (*sizes[:-1], sizes[-1] // 4),
@@ -88,6 +106,20 @@ def assign(be: Launcher, into: Array, x: Array) -> None:
             x.strided, into.strided, into.size, len(sizes), sizes, xs, to,
             grid=be.blocks(into.size), block=be.threads,
         )  # fmt: skip
+
+
+def _assign_halves(
+    be: Launcher, into: Array, x: Array, sizes: Shape, to: Shape, xs: Shape
+) -> None:
+    """As floats, two elements in one, where the last axis of both allows it."""
+    pairs = as_pairs(into), as_pairs(x.expand(into.shape))
+    if None not in pairs:
+        assign(be, *pairs)
+        return
+    be.kernel(FILE, "copy_strided_short")(
+        x.strided, into.strided, into.size, len(sizes), sizes, xs, to,
+        grid=be.blocks(into.size), block=be.threads,
+    )  # fmt: skip
 
 
 def _goes_by_fours(into: Array, x: Array, sizes: Shape, to: Shape, xs: Shape) -> bool:

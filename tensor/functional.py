@@ -10,6 +10,7 @@ import numpy as np
 
 from tensor.apply import apply, operands
 from tensor.backend import DropoutMask
+from tensor.dtypes import FLOAT32, HALVES, is_float, name_of
 from tensor.ops import elementwise, fused, matmul, shape
 from tensor.ops.function import broadcast_shapes, normalize_axis
 from tensor.random import Generator, default_generator
@@ -37,7 +38,10 @@ def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
                 f"cat along axis {a}: shapes {first.shape} and {t.shape} differ elsewhere"
             )
         if t.dtype != first.dtype:
-            raise TypeError(f"cat: {first.dtype} and {t.dtype} differ; convert one with .astype(…)")
+            raise TypeError(
+                f"cat: {name_of(first.dtype)} and {name_of(t.dtype)} differ; convert one with "
+                ".astype(…)"
+            )
     return apply(shape.Concatenate, *tensors, axis=a)
 
 
@@ -62,8 +66,8 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
         condition = Tensor(condition, device="cpu" if like is None else like.device)
     if condition.dtype.kind != "b":
         raise TypeError(
-            f"where: the condition must be boolean, not {condition.dtype}; compare first, as in x "
-            "!= 0"
+            f"where: the condition must be boolean, not {name_of(condition.dtype)}; compare "
+            "first, as in x != 0"
         )
     if isinstance(a, Tensor) or not isinstance(b, Tensor):
         a, b = operands(
@@ -108,7 +112,7 @@ def embedding(weight: Tensor, ids: Any) -> Tensor:
         raise ValueError(f"embedding: the weight must be (V, C), not {weight.shape}")
     ids = ids if isinstance(ids, Tensor) else Tensor(ids)
     if ids.dtype.kind not in "iu":
-        raise TypeError(f"embedding: ids must be integers, not {ids.dtype}")
+        raise TypeError(f"embedding: ids must be integers, not {name_of(ids.dtype)}")
     rows = weight.shape[0]
     if ids.size:
         values = ids.numpy()
@@ -263,10 +267,11 @@ def _check_attention(
         raise ValueError(
             f"attention: bias {bias.shape} does not broadcast to (B, H, T, S) = {(b, h, t, s)}"
         )
-    if bias is not None and (bias.dtype.kind != "f" or bias.requires_grad):
+    if bias is not None and (not is_float(bias.dtype) or bias.requires_grad):
         raise TypeError(
-            f"attention: the bias is {bias.dtype}{' with a gradient' * bias.requires_grad}; it "
-            "must be a float constant, 0 where a key is seen and -inf where not: where(), .detach()"
+            f"attention: the bias is {name_of(bias.dtype)}{' with a gradient' * bias.requires_grad}"
+            "; it must be a float constant, 0 where a key is seen and -inf where not: where(), "
+            ".detach()"
         )
     if not 0 <= dropout < 1:
         raise ValueError(f"attention: dropout = {dropout} is outside 0 … 1 (1 excluded)")
@@ -281,13 +286,15 @@ def cross_entropy(logits: Tensor, targets: Any, ignore_index: int = -100) -> Ten
     logits (..., V), targets (...) integers in 0 … V - 1 or `ignore_index`. NaN if every target is
     ignored, as in torch. IndexError for another target, ValueError for shapes that don't match.
 
+    Logits of half precision have a float32 loss, which is never rounded to them.
+
     targets may be on any device, best on the CPU: see `embedding`.
     """
     _need_tensors("cross_entropy", logits)
     _same_dtype("cross_entropy", logits, floats=True)
     targets = targets if isinstance(targets, Tensor) else Tensor(targets)
     if targets.dtype.kind not in "iu":
-        raise TypeError(f"cross_entropy: targets must be integers, not {targets.dtype}")
+        raise TypeError(f"cross_entropy: targets must be integers, not {name_of(targets.dtype)}")
     if logits.ndim == 0 or logits.shape[:-1] != targets.shape:
         raise ValueError(
             f"cross_entropy: logits {logits.shape} need targets {logits.shape[:-1]}, got "
@@ -309,18 +316,20 @@ def cross_entropy(logits: Tensor, targets: Any, ignore_index: int = -100) -> Ten
 def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
     """Mean of -(z log s + (1 - z) log(1 - s)), s = sigmoid(logits), z the targets in [0, 1].
 
-    Logits and targets have the same shape.
+    Logits and targets have the same shape. Of half precision, the loss is float32.
     """
     _need_tensors("binary_cross_entropy_with_logits", logits)
     _same_dtype("binary_cross_entropy_with_logits", logits, floats=True)
+    logits = _at_least_float32(logits)
     targets = _like("binary_cross_entropy_with_logits", targets, logits)
     return apply(fused.BinaryCrossEntropy, logits, targets).mean()
 
 
 def mse_loss(x: Tensor, target: Any) -> Tensor:
-    """Mean squared difference of two tensors of the same shape."""
+    """Mean squared difference of two tensors of the same shape, in float32 for half precision."""
     _need_tensors("mse_loss", x)
     _same_dtype("mse_loss", x, floats=True)
+    x = _at_least_float32(x)
     difference = x - _like("mse_loss", target, x)
     return (difference * difference).mean()
 
@@ -330,11 +339,14 @@ def mse_loss(x: Tensor, target: Any) -> Tensor:
 
 def _like(name: str, values: Any, x: Tensor) -> Tensor:
     """Targets as a tensor of x's dtype, after a check that the shapes are the same."""
-    t = values if isinstance(values, Tensor) else Tensor(np.asarray(values, x.dtype))
+    t = values if isinstance(values, Tensor) else Tensor(values, x.dtype, device=x.device)
     if t.shape != x.shape:
         raise ValueError(f"{name}: shapes {x.shape} and {t.shape} differ")
-    t = t.astype(x.dtype)
-    return t if t.requires_grad else t.to(x.device)
+    return t.astype(x.dtype) if t.requires_grad else t.to(x.device, x.dtype)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.astype(FLOAT32) if x.dtype in HALVES else x
 
 
 def _need_tensors(name: str, *values: Any) -> None:
@@ -346,10 +358,10 @@ def _need_tensors(name: str, *values: Any) -> None:
 
 
 def _same_dtype(name: str, *tensors: Tensor, floats: bool = False) -> None:
-    if floats and tensors[0].dtype.kind != "f":
+    if floats and not is_float(tensors[0].dtype):
         raise TypeError(
             f"{name}: floats are needed, not {tensors[0].dtype}; see .astype('float32')"
         )
     if any(t.dtype != tensors[0].dtype for t in tensors):
-        listed = ", ".join(str(t.dtype) for t in tensors)
+        listed = ", ".join(name_of(t.dtype) for t in tensors)
         raise TypeError(f"{name}: dtypes {listed} differ; convert with .astype(…)")

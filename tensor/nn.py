@@ -16,6 +16,7 @@ import numpy as np
 
 from tensor import functional
 from tensor.devices import get_backend
+from tensor.dtypes import converted, is_float, named
 from tensor.random import default_generator
 from tensor.tensor import Tensor
 
@@ -44,11 +45,11 @@ class Parameter(Tensor):
         parameter.first_values = first_values
         return parameter
 
-    def initialise(self, dtype: Any = np.float32) -> None:
+    def initialise(self, dtype: Any = np.float32, device: str = "cpu") -> None:
         """Give a deferred parameter the values that it starts with."""
         if self.first_values is None:
             raise RuntimeError("initialise: this parameter has its values already")
-        self.take(self.first_values().astype(dtype, copy=False))
+        self.take(converted(self.first_values(), named(dtype)), device)
 
     def take(self, values: np.ndarray, device: str = "cpu") -> None:
         """Take over an array of the parameter's shape as its values on a device; on the CPU without
@@ -152,7 +153,7 @@ class Module:
         problems += [
             f"not numbers: {name} is {v.dtype}"
             for name, v in values.items()
-            if v.dtype.kind not in "iubf"
+            if v.dtype.kind not in "iub" and not is_float(v.dtype)
         ]
         if problems:
             raise ValueError(
@@ -176,26 +177,29 @@ class Module:
         for parameter in self.parameters():
             parameter.grad = None
 
-    def to(self, device: str) -> Self:
-        """Move the parameters to a device, in place, so that ties stay; forget the gradients.
+    def to(self, device: str, dtype: Any = None) -> Self:
+        """Move the parameters to a device, and to a dtype if one is given, in place, so that ties
+        stay; forget the gradients.
 
-        TypeError for float64, which lives on the CPU alone, MemoryError where there is no room:
-        then nothing has moved.
+        TypeError for float64, which lives on the CPU alone, and for half precision there,
+        MemoryError where there is no room: then nothing has moved.
         """
-        moved = [(parameter, parameter.to(device)) for parameter in self.parameters()]
+        moved = [(p, p.detach().to(device, dtype)) for p in self.parameters()]
         for parameter, there in moved:
             parameter.data, parameter.backend, parameter.grad = there.data, there.backend, None
         return self
 
     def astype(self, dtype: Any) -> Self:
-        """Convert the parameters to float32 or float64, in place. Gradients are forgotten.
+        """Convert the parameters to float32, float64, or on a device that has them "float16" or
+        "bfloat16", in place. Gradients are forgotten.
 
         TypeError for another dtype.
         """
-        if np.dtype(dtype).kind != "f":
-            raise TypeError(f"parameters are float32 or float64, not {np.dtype(dtype)}")
+        wanted = named(dtype)
+        if not is_float(wanted):
+            raise TypeError(f"parameters are floats, such as float32 or float64, not {wanted}")
         for parameter in self.parameters():
-            parameter.data, parameter.grad = parameter.detach().astype(dtype).data, None
+            parameter.data, parameter.grad = parameter.detach().astype(wanted).data, None
         return self
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tensor.apply import apply, floating
 from tensor.convert import Axis
+from tensor.dtypes import FLOAT32, HALVES, is_float
 from tensor.ops import reduce
 from tensor.ops.function import Function, normalize_axes, normalize_axis
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 def mean(x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
     """The sum over n elements times 1 / n; NaN for n = 0."""
+    if x.dtype in HALVES:  # whose sum may be beyond the largest half
+        return mean(x.astype(FLOAT32), axis, keepdims).astype(x.dtype)
     x = floating(x)
     axes = normalize_axes("mean", axis, x.ndim)
     count = math.prod(x.shape[a] for a in axes)
@@ -26,6 +29,8 @@ def mean(x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
 
 def var(x: Tensor, axis: Axis, keepdims: bool, correction: int) -> Tensor:
     """The sum of squared distances from the mean over n - correction; NaN if that is 0 or less."""
+    if x.dtype in HALVES:
+        return var(x.astype(FLOAT32), axis, keepdims, correction).astype(x.dtype)
     x = floating(x)
     axes = normalize_axes("var", axis, x.ndim)
     freedom = math.prod(x.shape[a] for a in axes) - correction
@@ -57,6 +62,8 @@ def argmax(x: Tensor, axis: int | None) -> np.ndarray:
 
 def logsumexp(x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
     """max + log(sum(exp(x - max))): nothing overflows. The maximum counts as a constant."""
+    if x.dtype in HALVES:
+        return logsumexp(x.astype(FLOAT32), axis, keepdims).astype(x.dtype)
     x = floating(x)
     axes = normalize_axes("logsumexp", axis, x.ndim)
     top = x.detach().max(axes, keepdims=True)
@@ -79,7 +86,7 @@ def mirror(x: Tensor) -> Tensor:
     The lowest integer has no negative, and an unsigned one none at all: integers are mirrored by
     their distance from -1 or from the highest.
     """
-    if x.dtype.kind == "f":
+    if is_float(x.dtype):
         return -x
     if x.dtype.kind == "b":
         return ~x

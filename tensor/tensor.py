@@ -16,8 +16,9 @@ import numpy as np
 from tensor import reductions, shaping
 from tensor.apply import TensorLike, apply, as_tensor, booleans, floating, operands
 from tensor.backend import Array, Backend
-from tensor.convert import FLOAT32, NUMBERS, Axis, checked_dtype, to_array
+from tensor.convert import NUMBERS, Axis, checked_dtype, to_array
 from tensor.devices import get_backend
+from tensor.dtypes import FLOAT32, converted, is_float, name_of, named
 from tensor.graph import walk
 from tensor.ops import elementwise as ew
 from tensor.ops import fused, matmul, reduce
@@ -30,7 +31,8 @@ class Tensor(TensorLike):
 
     values: a number, nested lists or a NumPy array; it is copied. Python floats become float32,
     ints int64; arrays keep their dtype (float32, float64, integers, bool). TypeError for other
-    dtypes, or if an integer or boolean tensor is asked to require gradients.
+    dtypes, or if an integer or boolean tensor is asked to require gradients. On "cuda" and
+    "emulator", where there is no float64, dtype may be "float16" or "bfloat16" (`tensor.dtypes`).
 
     `data` is the backend's raw array. `grad`, a Tensor without a graph, adds up what each
     `backward` brings until it is set to None. `creator` is the Function that made this tensor; a
@@ -43,13 +45,13 @@ class Tensor(TensorLike):
     def __init__(
         self, values: Any, dtype: Any = None, requires_grad: bool = False, device: str = "cpu"
     ) -> None:
-        array = to_array(values, dtype)
-        if requires_grad and array.dtype.kind != "f":
+        self.backend: Backend = get_backend(device)
+        array = to_array(values, dtype, self.backend.name)
+        if requires_grad and not is_float(array.dtype):
             raise TypeError(
                 f"only float tensors can require gradients, not {array.dtype}; write 1.0 for 1, or "
                 "give dtype='float32'"
             )
-        self.backend: Backend = get_backend(device)
         self.data: Array = self.backend.from_numpy(array)
         self.requires_grad = requires_grad
         self.grad: Tensor | None = None
@@ -73,6 +75,7 @@ class Tensor(TensorLike):
             )
         return {
             "values": self.numpy(),
+            "dtype": name_of(self.dtype),
             "requires_grad": self.requires_grad,
             "device": self.device,
         }
@@ -104,7 +107,9 @@ class Tensor(TensorLike):
         return self.backend.name
 
     def numpy(self) -> np.ndarray:
-        """The values as a NumPy array of one's own: a copy."""
+        """The values as a NumPy array of one's own: a copy. Half precision becomes float32, which
+        holds each of its values exactly.
+        """
         return self.backend.to_numpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -148,7 +153,7 @@ class Tensor(TensorLike):
         values = np.array2string(
             self.numpy(), separator=", ", prefix="Tensor(", threshold=100, precision=4
         )
-        extras = [] if self.dtype == FLOAT32 else [f"dtype={self.dtype}"]
+        extras = [] if self.dtype == FLOAT32 else [f"dtype={name_of(self.dtype)}"]
         if self.device != "cpu":
             extras.append(f"device={self.device!r}")
         if self.creator is not None:
@@ -182,12 +187,14 @@ class Tensor(TensorLike):
                 )
             start = self.backend.full(self.shape, 1, self.dtype)
         else:
-            given = grad if isinstance(grad, Tensor) else Tensor(to_array(grad, self.dtype))
+            given = grad
+            if not isinstance(grad, Tensor):
+                given = Tensor(grad, self.dtype, device=self.device)
             if given.shape != self.shape:
                 raise ValueError(
                     f"backward: the gradient has shape {given.shape}, the tensor {self.shape}"
                 )
-            given = given.detach().astype(self.dtype).to(self.device)
+            given = given.detach().to(self.device, self.dtype)
             start = self.backend.copy(given.data)
         if self.creator is None:
             self.accumulate_grad(start, fresh=True)
@@ -241,30 +248,37 @@ class Tensor(TensorLike):
             raise ValueError(
                 f"copy_: values of shape {array.shape} for a tensor of shape {self.shape}"
             )
-        if array.dtype.kind not in ("iubf" if self.dtype.kind == "f" else "iub"):
-            raise TypeError(f"copy_: {array.dtype} values for a tensor of {self.dtype}")
+        if array.dtype.kind not in "iub" and not (is_float(array.dtype) and is_float(self.dtype)):
+            raise TypeError(
+                f"copy_: {name_of(array.dtype)} values for a tensor of {name_of(self.dtype)}"
+            )
         if self.device != "cpu" and isinstance(array, np.ndarray):
-            array = self.backend.from_numpy(array.astype(self.dtype, copy=False))
+            array = self.backend.from_numpy(converted(array, self.dtype))
         self.backend.assign(self.data, array)
         return self
 
     def astype(self, dtype: Any) -> Tensor:
         """The values in another dtype; the tensor itself if it has that dtype."""
-        wanted = checked_dtype(np.dtype(dtype))
+        wanted = checked_dtype(named(dtype), self.device)
         if wanted == self.dtype:
             return self
-        if self.dtype.kind == "f" and wanted.kind == "f":
+        if is_float(self.dtype) and is_float(wanted):
             return apply(ew.Cast, self, dtype=wanted)
         return Tensor.wrap(self.backend.cast(self.data, wanted), self.backend)
 
-    def to(self, device: str) -> Tensor:
-        """The tensor on another device, as a leaf; the tensor itself if it is there already.
+    def to(self, device: str, dtype: Any = None) -> Tensor:
+        """The tensor on another device, as a leaf, and in another dtype if one is given; there is
+        no copy of what is there already.
 
         TypeError for float64 on another device than the CPU; small integers become int64 there.
+        Half precision becomes float32 on the CPU.
         """
-        if get_backend(device) is self.backend:
-            return self
-        return Tensor(self.numpy(), requires_grad=self.requires_grad, device=device)
+        target = get_backend(device)
+        if target is self.backend:
+            return self if dtype is None else self.astype(dtype)
+        keeps = dtype is None and target.name != "cpu"
+        wanted = self.dtype if keeps else dtype
+        return Tensor(self.numpy(), wanted, self.requires_grad, device)
 
     # --- arithmetic; operands broadcast
 
@@ -430,7 +444,7 @@ class Tensor(TensorLike):
                 raise TypeError("clip: the limits are numbers; for arrays see maximum and minimum")
             if limit is not None:
                 x, _ = operands("clip", x, limit)  # integers become floats where a limit is one
-        number = float if x.dtype.kind == "f" else int
+        number = float if is_float(x.dtype) else int
         low, high = (None if limit is None else number(limit) for limit in (low, high))
         return apply(ew.Clip, x, low=low, high=high)
 

@@ -1,0 +1,64 @@
+"""Half precision on CUDA devices: arrays of float16 and bfloat16 that are computed with in float32.
+
+A primitive that has no kernel for halves is wrapped by `in_float32`: its half operands are widened,
+exactly, the float32 kernels run, and the results are rounded once, to nearest even. So sums of any
+length are float32's. What only moves elements (views, copies, concatenation, embedding) moves bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kernels.array import DeviceArray, contiguous_strides
+from tensor import cuda_elementwise, cuda_fused, cuda_moving
+from tensor.cuda_layout import FLOAT, Launcher, as_pairs
+from tensor.dtypes import HALVES
+
+
+def in_float32(
+    primitive: Callable[..., Any], narrow: Sequence[int] = (0,)
+) -> Callable[..., Any]:
+    """A primitive of float32 as one that takes arrays of half precision, too.
+
+    narrow: which of its results are rounded to the operands' type; the others (losses, statistics,
+    places) stay what they are. Operands of float32 beside halves stay, too: the Functions above see
+    to it that only losses and statistics are.
+    """
+
+    def call(be: Launcher, *arguments: Any, **options: Any) -> Any:
+        half = next((a.dtype for a in arguments if _is_half(a)), None)
+        if half is None:
+            return primitive(be, *arguments, **options)
+        wide = [cuda_moving.cast(be, a, FLOAT) if _is_half(a) else a for a in arguments]
+        result = primitive(be, *wide, **options)
+        if not isinstance(result, tuple):
+            return cuda_moving.cast(be, result, half) if narrow else result
+        return tuple(
+            cuda_moving.cast(be, r, half) if i in narrow and r is not None else r
+            for i, r in enumerate(result)
+        )
+
+    return call
+
+
+def _is_half(argument: Any) -> bool:
+    return isinstance(argument, DeviceArray) and argument.dtype in HALVES
+
+
+def embedding(be: Launcher, weight: DeviceArray, ids: DeviceArray) -> DeviceArray:
+    """(V, C), (...) -> (..., C): a row for each id. Halves go two at a time, as floats do one."""
+    pairs = as_pairs(be.contiguous(weight)) if _is_half(weight) else None
+    if pairs is None:
+        return in_float32(cuda_fused.embedding)(be, weight, ids)
+    y = cuda_fused.embedding(be, pairs, ids)
+    shape = (*ids.shape, weight.shape[-1])
+    return DeviceArray(y.storage, shape, contiguous_strides(shape), 0, weight.dtype)
+
+
+def accumulate(be: Launcher, into: DeviceArray, x: DeviceArray) -> None:
+    """into += x, broadcast to its shape; a sum of halves is rounded once."""
+    if _is_half(into):
+        cuda_moving.assign(be, into, in_float32(cuda_elementwise.binary("add"))(be, into, x))
+    else:
+        cuda_elementwise.accumulate(be, into, x)
