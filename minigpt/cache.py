@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tensor import Tensor, cat, is_grad_enabled
+from tensor.dtypes import name_of
 
 SPARE = 8  # positions of room that selected rows get
 
@@ -115,7 +116,10 @@ class KVCache:
         cached = self._layers[layer]
         b, h, _, d = cached.k.shape
         if k.dtype != cached.k.dtype:
-            raise TypeError(f"past_key_values holds {cached.k.dtype}, the new keys are {k.dtype}")
+            raise TypeError(
+                f"past_key_values holds {name_of(cached.k.dtype)}, the new keys are "
+                f"{name_of(k.dtype)}"
+            )
         if (b, h, d) != (k.shape[0], k.shape[1], k.shape[3]):
             raise ValueError(
                 f"past_key_values: layer {layer} holds {(b, h, cached.length, d)}, the new keys "

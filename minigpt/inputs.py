@@ -10,6 +10,7 @@ import numpy as np
 from minigpt import legacy
 from minigpt.cache import KVCache
 from tensor import Tensor
+from tensor.dtypes import lowest, name_of
 
 if TYPE_CHECKING:
     from minigpt.pretrained import PreTrainedModel
@@ -110,7 +111,8 @@ def _floats(model: PreTrainedModel, name: str, values: Any) -> Tensor:
     if isinstance(values, Tensor):
         if values.dtype != model.dtype:
             raise TypeError(
-                f"{name} is {values.dtype}, the model {model.dtype}; convert with .astype(…)"
+                f"{name} is {name_of(values.dtype)}, the model {name_of(model.dtype)}; convert "
+                "with .astype(…)"
             )
         return values
     return model.constant(as_array(name, values))
@@ -200,7 +202,7 @@ def _bias(model: PreTrainedModel, seen: np.ndarray | None) -> Tensor | None:
     """
     if seen is None or seen.all():
         return None
-    return model.constant(np.where(seen, 0.0, np.finfo(model.dtype).min))
+    return model.constant(np.where(seen, 0.0, lowest(model.dtype)))
 
 
 def _self_bias(model: PreTrainedModel, given: Any, B: int, T: int, S: int) -> Tensor | None:

@@ -15,6 +15,7 @@ import numpy as np
 from minigpt.cache import KVCache
 from minigpt.outputs import BaseModelOutput
 from tensor import Tensor
+from tensor.dtypes import lowest
 
 # --- batches of choices: (B, choices, T), as for multiple choice
 
@@ -81,12 +82,12 @@ def additive_mask(
             f"attention_mask {mask.shape} does not broadcast to (B, H, T, S) = {full}; S counts "
             "cached and new positions"
         )
-    limits = np.finfo(dtype)
-    if not (mask <= limits.max).all():  # NaN fails the comparison
+    low = lowest(dtype)
+    if not (mask <= -low).all():  # NaN fails the comparison
         raise ValueError(
             "attention_mask: a mask that is added to the scores must not hold NaN or infinity"
         )
-    return np.maximum(mask, limits.min)
+    return np.maximum(mask, low)
 
 
 def packed_mask(position_ids: np.ndarray) -> np.ndarray | None:

@@ -90,8 +90,8 @@ class LoRAConv1D(Module):
         (n_in, n_out), dtype, device = base.weight.shape, base.weight.dtype, base.weight.device
         self.base, self.config, self.training = base, config, base.training
         uniform = (default_generator().uniform((n_in, config.rank)) * 2 - 1) / math.sqrt(n_in)
-        self.lora_A = Parameter(uniform.astype(dtype), device)
-        self.lora_B = Parameter(np.zeros((config.rank, n_out), dtype), device)
+        self.lora_A = Parameter(uniform, device, dtype)
+        self.lora_B = Parameter(np.zeros((config.rank, n_out)), device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         dropped = functional.dropout(x, self.config.dropout, self.training)
@@ -101,7 +101,7 @@ class LoRAConv1D(Module):
     def merge(self) -> Conv1D:
         """The base, its weight now W + (alpha / r) A B."""
         delta = (self.lora_A.numpy() @ self.lora_B.numpy()) * self.config.scale  # (n_in, n_out)
-        self.base.weight.copy_((self.base.weight.numpy() + delta).astype(self.base.weight.dtype))
+        self.base.weight.copy_(self.base.weight.numpy() + delta)
         return self.base
 
 

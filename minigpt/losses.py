@@ -89,7 +89,6 @@ def sequence_loss(problem_type: str, logits: Tensor, labels: Tensor) -> Tensor:
             f"labels {labels.shape} must be {logits.shape}, as the logits (problem_type="
             f"{problem_type!r})"
         )
-    labels = labels.astype(logits.dtype)
     if problem_type == "regression":
         return mse_loss(logits, labels)
     return binary_cross_entropy_with_logits(logits, labels)

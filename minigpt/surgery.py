@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tensor.dtypes import converted
 from tensor.nn import Conv1D, Parameter
 from tensor.random import default_generator
 
@@ -121,4 +122,5 @@ def _replace(parameter: Parameter, values: np.ndarray) -> None:
     """Values of another shape in the same Parameter, so that ties hold. The gradient is
     forgotten.
     """
+    values = converted(values, parameter.dtype)
     parameter.data, parameter.grad = parameter.backend.from_numpy(values), None

@@ -26,8 +26,8 @@ class Parameter(Tensor):
 
     first_values: Callable[[], np.ndarray] | None = None
 
-    def __init__(self, values: Any, device: str = "cpu") -> None:
-        super().__init__(values, requires_grad=True, device=device)
+    def __init__(self, values: Any, device: str = "cpu", dtype: Any = None) -> None:
+        super().__init__(values, dtype, requires_grad=True, device=device)
 
     @classmethod
     def of_shape(cls, shape: tuple[int, ...], first_values: Callable[[], np.ndarray]) -> Parameter:

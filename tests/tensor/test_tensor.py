@@ -95,7 +95,7 @@ def test_a_tensor_copies_what_it_is_made_of() -> None:
 @pytest.mark.parametrize(
     ("values", "error", "text"),
     [
-        (np.zeros(2, np.float16), TypeError, "float16 is not supported; convert to float32"),
+        (np.zeros(2, np.float16), TypeError, "float16 is not supported on the CPU: NumPy"),
         ([1j], TypeError, "complex128 is not supported"),
         ("abc", TypeError, "numbers"),
         (None, TypeError, "numbers"),
