@@ -19,7 +19,7 @@ MATMUL_TILES = {
     "matmul_vector": (128, 128),
 }
 # Versions with a block a row whose names don't say so.
-BLOCK_A_ROW = {"cross_entropy_vector", "cross_entropy_backward_vector"}
+BLOCK_A_ROW = {"cross_entropy_vector", "cross_entropy_backward_vector", "layer_norm_backward_rows"}
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -61,6 +61,14 @@ def cross_entropy_backward(version: str, block: int, rows: int, V: int) -> int:
     """As `over_rows`, but the naive version has a thread an element."""
     naive = version == "cross_entropy_backward_naive"
     return ceil_div(rows * V, block) if naive else over_rows(version, block, rows)
+
+
+def layer_norm_backward(rows: int) -> int:
+    """Of layer_norm_backward_block and _vector, whose blocks share the rows: some for each of a
+    GPU's multiprocessors. But what each leaves to be added up is written and read again, the bytes
+    of four rows of C floats; so from 2048 rows on, a block has 8 of them or more.
+    """
+    return min(rows, max(256, min(512, rows // 8)))
 
 
 def layer_norm_backward_sum(C: int) -> int:

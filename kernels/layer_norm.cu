@@ -6,118 +6,196 @@
 //
 //   x, y, dy, dx (rows, C);  w, b, dw, db (C,);  mean, rstd (rows,), kept for the backward
 //
-// The variance is computed from x - mean in a walk of its own: sum(x^2) - mean^2 would cancel.
+// The variance is computed from x - mean in a walk of its own: sum(x^2) - mean^2 would cancel. That
+// walk also finds what rounding has left of the mean, and corrects both (Chan, Golub and LeVeque
+// 1983, the corrected two-pass algorithm): a row of equal numbers gives b, however large they are.
 //
 // layer_norm_naive      One thread a row, three walks; neighbouring threads read C floats apart.
 // layer_norm_warp       One warp a row: lanes read neighbouring addresses; walks two and three find
-//                       the row in the cache. blockDim.x: whole warps.
-// layer_norm_registers  The same with the row in registers, up to 2048 columns, loaded four at a
-//                       time: x is read once, by a quarter of the instructions. C % 4 == 0; x, y,
-//                       w, b at multiples of 16 bytes. blockDim.x: whole warps.
+//                       the row in the cache, if it is still there.
+// layer_norm_registers  The row stays in registers, up to 32 columns a lane, 1024 in all: x is read
+//                       once for sure.
+// layer_norm_vector     The same, four columns in one load: a quarter of the instructions that wait
+//                       for memory. C % 4 == 0; x, y, w, b at multiples of 16 bytes.
+// layer_norm_block      For long rows, of any length: a block a row, three walks.
+// layer_norm_long       For long rows: a block holds the row in its registers, up to 16 columns a
+//                       thread, 16384 in all; conditions as for _vector.
 //
 // layer_norm_backward_naive    dx: one thread a row.
+// layer_norm_backward_rows     dx: one block a row, of any length.
 // layer_norm_backward_columns  dw and db: one thread a column, walking down all rows. Goes with
-//                              the naive dx, reading x and dy a second time, with C threads only.
-// layer_norm_backward_block    All in one walk over x and dy: a block takes a row at a time, every
-//                              gridDim.x-th one, and adds up dw and db of its rows in shared memory
-//                              (2 C floats, dynamic), each thread those of its own columns. Its
-//                              sums go to `parts` (gridDim.x, 2 C).
+//                              these two, reading x and dy again, with C threads only.
+// layer_norm_backward_block    All in one launch: a block takes a row at a time, every gridDim.x-th
+//                              one, and adds up dw and db of its rows in shared memory (2 C
+//                              floats, dynamic), each thread those of its own columns. Reads x and
+//                              dy twice. Its sums go to `parts` (gridDim.x, 2 C).
+// layer_norm_backward_vector   The same with everything in registers, four columns in one load: x
+//                              and dy are read once, w once a block, and dw and db stay out of
+//                              shared memory. Up to 8 columns a thread, 2048 in all; C % 4 == 0; all
+//                              arrays at multiples of 16 bytes.
 // layer_norm_backward_sum      … and here the rows of `parts` are added up, in their order: no
 //                              atomics, so the same bits each time. 32 columns a block; its warps
 //                              share the rows.
+//
+// blockDim.x: whole warps but for _naive and _columns; _registers, _vector at most 256.
+//
+// What the emulator counts for 64 rows of 768 columns: loads and stores a warp gives, and the memory
+// that they touch when no cache helps, in arrays of that size. With a cache that keeps all, each
+// version reads x (and dy) once, but for _columns, which makes that twice. Of the forward's reads 2
+// are w and b, which a cache keeps; backward, 8 blocks leave their sums, which are 0.25.
+//
+//               loads, stores   read   written                    loads, stores   read   written
+//   naive               9,220   24.5         8     naive                 10,756   32.5         8
+//   warp                9,344      5         1     rows                  11,520    6.1         1
+//   registers           6,272      3         1      … and columns         6,192    2.5         0
+//   vector              1,664      3         1     block                 11,904    6.1      1.25
+//   block               9,344      5         1     vector                 1,680    2.2      1.25
+//   long                1,664      3         1      … and sum               432   0.25         0
+//
+// The registers of _vector, both ways, are at most 64 a thread: 32 warps share a multiprocessor, and
+// 3 KB of each are on their way from memory at a time.
 #include "row.cuh"
+
+// What a second walk makes of the first one's mean m, from the sums of x - m and of its square: the
+// mean of x - m is added to m, and its square taken off the variance.
+struct Moments {
+    float shift, rstd;
+    __device__ Moments(Sums rest_squares, int C, float eps) {
+        shift = rest_squares.a / C;
+        rstd = 1.0f / sqrtf(rest_squares.b / C - shift * shift + eps);
+    }
+};
+
+// naive, warp and block: a Team (row.cuh) walks along its row three times.
+template <class Team>
+__device__ void forward_walks(const float* x, const float* w, const float* b, float* y, float* mean,
+                              float* rstd, int rows, int C, float eps) {
+    long long row = Team::row();
+    if (row >= rows) return;  // the whole warp, so the shuffles stay complete
+    x += row * C, y += row * C;
+    float sum = 0.0f, rest = 0.0f, squares = 0.0f;
+    for (int c = Team::first(); c < C; c += Team::step()) sum += x[c];
+    float m = Team::sum(sum) / C;
+    for (int c = Team::first(); c < C; c += Team::step()) {
+        float d = x[c] - m;
+        rest += d;
+        squares += d * d;
+    }
+    Moments moments(Team::sums(rest, squares), C, eps);
+    for (int c = Team::first(); c < C; c += Team::step())
+        y[c] = (x[c] - m - moments.shift) * moments.rstd * w[c] + b[c];
+    if (Team::first() == 0) mean[row] = m + moments.shift, rstd[row] = moments.rstd;
+}
+
+// registers, vector and long: each thread of a Team holds up to N packs of its row.
+template <class Team, int WIDTH, int N>
+__device__ void forward_held(const float* x, const float* w, const float* b, float* y, float* mean,
+                             float* rstd, int rows, int C, float eps) {
+    long long row = Team::row();
+    if (row >= rows) return;
+    const Pack<WIDTH>* from = packs_of<WIDTH>(x + row * C);
+    int first = Team::first(), step = Team::step(), packs = C / WIDTH;
+    Pack<WIDTH> held[N];  // all loops are unrolled, so that each float has a register of its own
+    float sum = 0.0f, rest = 0.0f, squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        if (first + step * i >= packs) continue;
+        held[i] = from[first + step * i];
+        for (float v : held[i].v) sum += v;
+    }
+    float m = Team::sum(sum) / C;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        if (first + step * i >= packs) continue;
+        for (float& v : held[i].v) {
+            v -= m;
+            rest += v;
+            squares += v * v;
+        }
+    }
+    Moments moments(Team::sums(rest, squares), C, eps);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        int p = first + step * i;
+        if (p >= packs) continue;
+        Pack<WIDTH> scale = packs_of<WIDTH>(w)[p], shift = packs_of<WIDTH>(b)[p];
+        for (int j = 0; j < WIDTH; j++) {
+            float h = (held[i].v[j] - moments.shift) * moments.rstd;
+            held[i].v[j] = h * scale.v[j] + shift.v[j];
+        }
+        packs_of<WIDTH>(y + row * C)[p] = held[i];
+    }
+    if (first == 0) mean[row] = m + moments.shift, rstd[row] = moments.rstd;
+}
 
 extern "C" __global__ void layer_norm_naive(
         const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
         float* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int C,
         float eps) {
-    long long row = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (row >= rows) return;
-    x += row * C, y += row * C;
-    float sum = 0.0f, squares = 0.0f;
-    for (int c = 0; c < C; c++) sum += x[c];
-    float m = sum / C;
-    for (int c = 0; c < C; c++) squares += (x[c] - m) * (x[c] - m);
-    float r = 1.0f / sqrtf(squares / C + eps);
-    for (int c = 0; c < C; c++) y[c] = (x[c] - m) * r * w[c] + b[c];
-    mean[row] = m;
-    rstd[row] = r;
+    forward_walks<Thread>(x, w, b, y, mean, rstd, rows, C, eps);
 }
-
 extern "C" __global__ void layer_norm_warp(
         const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
         float* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int C,
         float eps) {
-    long long row = (long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    int lane = threadIdx.x % 32;
-    if (row >= rows) return;  // the whole warp, so the shuffles stay complete
-    x += row * C, y += row * C;
-    float sum = 0.0f, squares = 0.0f;
-    for (int c = lane; c < C; c += 32) sum += x[c];
-    float m = warp_sum(sum) / C;
-    for (int c = lane; c < C; c += 32) squares += (x[c] - m) * (x[c] - m);
-    float r = 1.0f / sqrtf(warp_sum(squares) / C + eps);
-    for (int c = lane; c < C; c += 32) y[c] = (x[c] - m) * r * w[c] + b[c];
-    if (lane == 0) mean[row] = m, rstd[row] = r;
+    forward_walks<Warp>(x, w, b, y, mean, rstd, rows, C, eps);
 }
-
 extern "C" __global__ void __launch_bounds__(256) layer_norm_registers(
         const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
         float* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int C,
         float eps) {
-    long long row = (long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    int lane = threadIdx.x % 32, quads = C / 4;
-    if (row >= rows) return;
-    const float4* x4 = reinterpret_cast<const float4*>(x + row * C);
-    const float4* w4 = reinterpret_cast<const float4*>(w);
-    const float4* b4 = reinterpret_cast<const float4*>(b);
-    float4* y4 = reinterpret_cast<float4*>(y + row * C);
-    float4 held[16];  // unrolled, so that each has a register of its own
-    float sum = 0.0f, squares = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-        int q = lane + 32 * i;
-        if (q >= quads) continue;
-        float4 v = held[i] = x4[q];
-        sum += (v.x + v.y) + (v.z + v.w);
-    }
-    float m = warp_sum(sum) / C;
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-        if (lane + 32 * i >= quads) continue;
-        float4& v = held[i];
-        v.x -= m, v.y -= m, v.z -= m, v.w -= m;
-        squares += (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
-    }
-    float r = 1.0f / sqrtf(warp_sum(squares) / C + eps);
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-        int q = lane + 32 * i;
-        if (q >= quads) continue;
-        float4 v = held[i], s = w4[q], t = b4[q];
-        y4[q] = make_float4(v.x * r * s.x + t.x, v.y * r * s.y + t.y, v.z * r * s.z + t.z,
-                            v.w * r * s.w + t.w);
-    }
-    if (lane == 0) mean[row] = m, rstd[row] = r;
+    forward_held<Warp, 1, 32>(x, w, b, y, mean, rstd, rows, C, eps);
+}
+extern "C" __global__ void __launch_bounds__(256) layer_norm_vector(
+        const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
+        float* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int C,
+        float eps) {
+    forward_held<Warp, 4, 8>(x, w, b, y, mean, rstd, rows, C, eps);
+}
+extern "C" __global__ void layer_norm_block(
+        const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
+        float* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int C,
+        float eps) {
+    forward_walks<Block>(x, w, b, y, mean, rstd, rows, C, eps);
+}
+extern "C" __global__ void __launch_bounds__(1024) layer_norm_long(
+        const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
+        float* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int C,
+        float eps) {
+    forward_held<Block, 4, 4>(x, w, b, y, mean, rstd, rows, C, eps);
 }
 
 // --- backward
+
+template <class Team>
+__device__ void backward_walks(const float* dy, const float* x, const float* w, const float* mean,
+                               const float* rstd, float* dx, int rows, int C) {
+    long long row = Team::row();
+    if (row >= rows) return;
+    dy += row * C, x += row * C, dx += row * C;
+    float m = mean[row], r = rstd[row], sum_g = 0.0f, sum_gh = 0.0f;
+    for (int c = Team::first(); c < C; c += Team::step()) {
+        float g = dy[c] * w[c];
+        sum_g += g;
+        sum_gh += g * ((x[c] - m) * r);
+    }
+    Sums whole = Team::sums(sum_g, sum_gh);
+    float mean_g = whole.a / C, mean_gh = whole.b / C;
+    for (int c = Team::first(); c < C; c += Team::step())
+        dx[c] = r * (dy[c] * w[c] - mean_g - (x[c] - m) * r * mean_gh);
+}
 
 extern "C" __global__ void layer_norm_backward_naive(
         const float* __restrict__ dy, const float* __restrict__ x, const float* __restrict__ w,
         const float* __restrict__ mean, const float* __restrict__ rstd, float* __restrict__ dx,
         int rows, int C) {
-    long long row = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (row >= rows) return;
-    dy += row * C, x += row * C, dx += row * C;
-    float m = mean[row], r = rstd[row], sum_g = 0.0f, sum_gh = 0.0f;
-    for (int c = 0; c < C; c++) {
-        float g = dy[c] * w[c];
-        sum_g += g;
-        sum_gh += g * ((x[c] - m) * r);
-    }
-    for (int c = 0; c < C; c++)
-        dx[c] = r * (dy[c] * w[c] - sum_g / C - (x[c] - m) * r * (sum_gh / C));
+    backward_walks<Thread>(dy, x, w, mean, rstd, dx, rows, C);
+}
+extern "C" __global__ void layer_norm_backward_rows(
+        const float* __restrict__ dy, const float* __restrict__ x, const float* __restrict__ w,
+        const float* __restrict__ mean, const float* __restrict__ rstd, float* __restrict__ dx,
+        int rows, int C) {
+    backward_walks<Block>(dy, x, w, mean, rstd, dx, rows, C);
 }
 
 extern "C" __global__ void layer_norm_backward_columns(
@@ -162,6 +240,55 @@ extern "C" __global__ void layer_norm_backward_block(
     for (int i = threadIdx.x; i < C; i += T) {
         parts[(long long)blockIdx.x * 2 * C + i] = sums[i];
         parts[(long long)blockIdx.x * 2 * C + C + i] = sums[C + i];
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) layer_norm_backward_vector(
+        const float* __restrict__ dy, const float* __restrict__ x, const float* __restrict__ w,
+        const float* __restrict__ mean, const float* __restrict__ rstd, float* __restrict__ dx,
+        float* __restrict__ parts, int rows, int C) {
+    constexpr int N = 2;
+    int quads = C / 4, T = blockDim.x;
+    Pack<4> weight[N] = {}, sum_w[N] = {}, sum_b[N] = {}, d[N], h[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        int q = threadIdx.x + T * i;
+        if (q < quads) weight[i] = packs_of<4>(w)[q];
+    }
+    for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
+        float m = mean[row], r = rstd[row], sum_g = 0.0f, sum_gh = 0.0f;
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int q = threadIdx.x + T * i;
+            if (q >= quads) continue;
+            d[i] = packs_of<4>(dy + row * C)[q];
+            h[i] = packs_of<4>(x + row * C)[q];
+            for (int j = 0; j < 4; j++) {
+                float& hat = h[i].v[j];
+                hat = (hat - m) * r;
+                sum_w[i].v[j] += d[i].v[j] * hat;
+                sum_b[i].v[j] += d[i].v[j];
+                d[i].v[j] *= weight[i].v[j];  // g from here on
+                sum_g += d[i].v[j];
+                sum_gh += d[i].v[j] * hat;
+            }
+        }
+        Sums whole = block_sums(sum_g, sum_gh);
+        float mean_g = whole.a / C, mean_gh = whole.b / C;
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int q = threadIdx.x + T * i;
+            if (q >= quads) continue;
+            for (int j = 0; j < 4; j++)
+                d[i].v[j] = r * (d[i].v[j] - mean_g - h[i].v[j] * mean_gh);
+            packs_of<4>(dx + row * C)[q] = d[i];
+        }
+    }
+    Pack<4>* to = packs_of<4>(parts + (long long)blockIdx.x * 2 * C);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        int q = threadIdx.x + T * i;
+        if (q < quads) to[q] = sum_w[i], to[quads + q] = sum_b[i];
     }
 }
 

@@ -12,9 +12,10 @@ __device__ inline float warp_max(float x) {
     return x;
 }
 
+struct Sums { float a, b; };
+
 // Two sums over all threads of a block of whole warps. Each warp's go to shared memory, and every
 // thread adds these up.
-struct Sums { float a, b; };
 __device__ inline Sums block_sums(float a, float b) {
     __shared__ float part_a[32];
     __shared__ float part_b[32];
@@ -37,6 +38,7 @@ struct Thread {
     __device__ static int first() { return 0; }
     __device__ static int step() { return 1; }
     __device__ static float sum(float x) { return x; }
+    __device__ static Sums sums(float a, float b) { return {a, b}; }
     __device__ static float max(float x) { return x; }
 };
 struct Warp {
@@ -46,6 +48,7 @@ struct Warp {
     __device__ static int first() { return threadIdx.x % 32; }
     __device__ static int step() { return 32; }
     __device__ static float sum(float x) { return warp_sum(x); }
+    __device__ static Sums sums(float a, float b) { return {warp_sum(a), warp_sum(b)}; }
     __device__ static float max(float x) { return warp_max(x); }
 };
 struct Block {
@@ -53,6 +56,7 @@ struct Block {
     __device__ static int first() { return threadIdx.x; }
     __device__ static int step() { return blockDim.x; }
     __device__ static float sum(float x) { return block_sums(x, 0.0f).a; }
+    __device__ static Sums sums(float a, float b) { return block_sums(a, b); }
 };
 
 // WIDTH floats that one instruction loads or stores: 1, or 4 at a multiple of 16 bytes.

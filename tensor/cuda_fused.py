@@ -96,13 +96,22 @@ def layer_norm(
     rows = math.prod(x.shape[:-1])
     mean, rstd = be.empty((rows,), x.dtype), be.empty((rows,), x.dtype)
     if x.size:
-        fits = C % 4 == 0 and C <= 2048 and is_aligned(x, w, b)
-        how = version or Version("layer_norm_registers" if fits else "layer_norm_warp", be.threads)
+        how = version or _layer_norm_version(be, C, is_aligned(x, w, b))
         be.kernel("layer_norm.cu", how.name)(
             x, w, b, y, mean, rstd, rows, C, eps,
             grid=grids.over_rows(how.name, how.block, rows), block=how.block, order=how.order,
         )  # fmt: skip
     return y, mean, rstd
+
+
+def _layer_norm_version(be: Launcher, C: int, aligned: bool) -> Version:
+    """Whatever reads x once, if there is such a version for C columns."""
+    fours = aligned and C % 4 == 0
+    if C <= LONG_ROW:
+        return Version("layer_norm_vector" if fours else "layer_norm_registers", be.threads)
+    if fours and C <= 16 * 1024:
+        return Version("layer_norm_long", 32 * ceil_div(C, 512))
+    return Version("layer_norm_block", _threads_of_row(be, C))
 
 
 def layer_norm_backward(
@@ -120,30 +129,37 @@ def layer_norm_backward(
     if x.size == 0:
         return dx, cuda_moving.full(be, (C,), 0, x.dtype), cuda_moving.full(be, (C,), 0, x.dtype)
     dw, db = be.empty((C,), x.dtype), be.empty((C,), x.dtype)
-    fits = 2 * C <= SHARED_FLOATS
-    best = ("layer_norm_backward_block", _threads_of_row(be, C))
-    how = version or Version(*best if fits else ("layer_norm_backward_naive", be.threads))
-    if how.name == "layer_norm_backward_naive":
-        be.kernel("layer_norm.cu", how.name)(
+    how = version or _layer_norm_backward_version(be, C, is_aligned(dy, x, w))
+    kernel = be.kernel("layer_norm.cu", how.name)
+    if how.name in ("layer_norm_backward_naive", "layer_norm_backward_rows"):
+        kernel(
             dy, x, w, mean, rstd, dx, rows, C,
-            grid=ceil_div(rows, how.block), block=how.block, order=how.order,
+            grid=grids.over_rows(how.name, how.block, rows), block=how.block, order=how.order,
         )  # fmt: skip
         be.kernel("layer_norm.cu", "layer_norm_backward_columns")(
             dy, x, mean, rstd, dw, db, rows, C,
             grid=ceil_div(C, how.block), block=how.block, order=how.order,
         )  # fmt: skip
         return dx, dw, db
-    blocks = min(rows, 512)
+    blocks = grids.layer_norm_backward(rows)
     parts = be.empty((blocks, 2 * C), x.dtype)
-    be.kernel("layer_norm.cu", how.name)(
-        dy, x, w, mean, rstd, dx, parts, rows, C,
-        grid=blocks, block=how.block, shared=8 * C, order=how.order,
+    kernel(
+        dy, x, w, mean, rstd, dx, parts, rows, C, grid=blocks, block=how.block,
+        shared=8 * C if how.name == "layer_norm_backward_block" else 0, order=how.order,
     )  # fmt: skip
     be.kernel("layer_norm.cu", "layer_norm_backward_sum")(
         parts, dw, db, blocks, C,
         grid=grids.layer_norm_backward_sum(C), block=max(how.block, be.threads), order=how.order,
     )  # fmt: skip
     return dx, dw, db
+
+
+def _layer_norm_backward_version(be: Launcher, C: int, aligned: bool) -> Version:
+    """Whatever reads x and dy least often, of the versions that there are for C columns."""
+    if aligned and C % 4 == 0 and C <= 2048:
+        return Version("layer_norm_backward_vector", 32 * ceil_div(C, 256))
+    kind = "block" if 2 * C <= SHARED_FLOATS else "rows"
+    return Version(f"layer_norm_backward_{kind}", _threads_of_row(be, C))
 
 
 # --- GELU

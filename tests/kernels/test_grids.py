@@ -25,7 +25,8 @@ def test_matmul_of_few_rows_has_a_warp_a_column_of_a_transposed_b():
 
 @pytest.mark.parametrize(("version", "blocks"), [
     ("softmax_naive", 2), ("softmax_warp", 17), ("softmax_block", 65),
-    ("layer_norm_registers", 17), ("cross_entropy_vector", 65)])
+    ("layer_norm_registers", 17), ("cross_entropy_vector", 65), ("softmax_long", 65),
+    ("softmax_vector", 17), ("layer_norm_backward_rows", 65)])
 def test_rows(version, blocks):
     assert grids.over_rows(version, 128 if "naive" not in version else 64, 65) == blocks
 
@@ -39,6 +40,8 @@ def test_the_others():
     assert grids.attention("attention_rows", 128, 6, 65) == 390
     assert grids.attention_softmax("attention_softmax_warp", 64, 65) == 33
     assert grids.attention_softmax("attention_softmax_naive", 64, 65) == 2
+    assert [grids.layer_norm_backward(rows) for rows in (1, 256, 1024, 3200, 10**6)] == [
+        1, 256, 256, 400, 512]
     assert grids.many([1, 4096, 4097]) == 4
     assert grids.copy_tiles(2, 33, 64) == 2 * 2 * 2
     assert [grids.striding(work, 64, 4) for work in (0, 1, 65, 1000)] == [1, 1, 2, 4]

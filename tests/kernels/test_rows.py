@@ -11,7 +11,8 @@ from tests.kernels.devices import ORDERS, backend, close, needs_device, normal
 from tests.tensor import slow_ops
 
 pytestmark = pytest.mark.slow
-SHAPES = [(1, 1), (33, 65), (65, 33), (2, 1000), (1000, 2), (3, 4100), (5, 64)]
+SMALL = [(1, 1), (33, 65), (2, 1000), (3, 4100), (5, 64)]
+SHAPES = [*SMALL, (65, 33), (1000, 2)]
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +27,17 @@ def versions(name, kinds, blocks):
 def everywhere(run, version):
     """run(be, shape, version) for each shape in each order, and once checked."""
     for order in ORDERS:
-        for shape in SHAPES:
+        for shape in SHAPES if version.block < 1024 else SMALL:     # or it takes a minute
             run(backend(), shape, version._replace(order=order))
     run(backend(checked=True), (5, 132), version._replace(order=ORDERS[-1]))
+
+
+def names_of_kernels(be, monkeypatch):
+    """A list that the names of all kernels will be added to that this backend launches."""
+    used = []
+    kernel = be.kernel
+    monkeypatch.setattr(be, "kernel", lambda file, name: (used.append(name), kernel(file, name))[1])
+    return used
 
 
 BACKWARD = {
@@ -83,9 +92,7 @@ def test_rows_with_infinities(name, kind):
 def test_the_model_gets_the_version_that_reads_rows_once(cols, monkeypatch):
     """And where it cannot be had, the one that reads them twice; the same call, the same bits."""
     be = backend()
-    used = []
-    kernel = be.kernel
-    monkeypatch.setattr(be, "kernel", lambda file, name: (used.append(name), kernel(file, name))[1])
+    used = names_of_kernels(be, monkeypatch)
     (x,) = normal(0, (3, cols))
     flat = be.from_numpy(np.concatenate([x.reshape(-1), x.reshape(-1)]))
     aligned, odd = flat[:x.size].reshape((3, cols)), flat[x.size - 3:-3].reshape((3, cols))
@@ -97,14 +104,21 @@ def test_the_model_gets_the_version_that_reads_rows_once(cols, monkeypatch):
     close(results[2], slow_ops.softmax(odd.numpy().astype(np.float64), 1))
 
 
-LAYER_NORMS = versions("layer_norm", ["naive", "warp"], [32, 256, 1024]) + versions(
-    "layer_norm", ["registers"], [32, 128])
+LAYER_NORMS = versions("layer_norm", ["naive", "warp", "block"], [32, 256, 1024]) + versions(
+    "layer_norm", ["registers", "vector"], [32, 256]) + versions("layer_norm", ["long"], [64, 288])
+
+
+def layer_norm_columns(C, version):
+    """How many columns a version of the layer norm is tested with."""
+    kind = version.name.removeprefix("layer_norm_")
+    most = {"long": 16 * version.block, "backward_vector": 8 * version.block}.get(kind)
+    return min(4 * C, most) if most else WIDE.get(kind, int)(C)
 
 
 @pytest.mark.parametrize("version", LAYER_NORMS, ids=str)
 def test_layer_norm(version):
     def run(be, shape, version):
-        C = shape[1] if version.name != "layer_norm_registers" else min(shape[1] * 4, 2048)
+        C = layer_norm_columns(shape[1], version)
         x, w, b = normal(0, (shape[0], C), (C,), (C,))
         x = x * 3 + (50 if C > 32 else 0)   # of two numbers, the rounding alone would count
         on = be.from_numpy
@@ -116,12 +130,32 @@ def test_layer_norm(version):
     everywhere(run, version)
 
 
-@pytest.mark.parametrize("version", versions("layer_norm_backward", ["naive", "block"],
-                                             [32, 256, 1024]), ids=str)
+@pytest.mark.parametrize("version", LAYER_NORMS, ids=str)
+def test_layer_norm_of_extreme_rows(version):
+    """Equal numbers, however large, give b; one huge channel leaves the others their digits."""
+    be, C = backend(), 768
+    x, w, b = normal(3, (5, C), (C,), (C,))
+    x[0] = 12345.678
+    x[1] = -1e-20
+    x[2, 5] = 1e4
+    x[3] += 10_000
+    y, _, rstd = cuda_fused.layer_norm(be, *map(be.from_numpy, (x, w, b)), 1e-5, version)
+    y, exact = y.numpy(), slow_ops.layer_norm(*(a.astype(np.float64) for a in (x, w, b)), 1e-5)
+    np.testing.assert_allclose(y[0], b, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(y[1], b)
+    np.testing.assert_allclose(rstd.numpy()[:2], 1e-5**-0.5, rtol=1e-6)
+    for row in (2, 3, 4):
+        close(y[row], exact[row], 1e-6)
+    close(np.delete(y[2] - b, 5), np.delete(exact[2] - b, 5), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "version", versions("layer_norm_backward", ["naive", "rows", "block"], [32, 256, 1024])
+    + versions("layer_norm_backward", ["vector"], [32, 160]), ids=str)
 def test_layer_norm_backward(version):
     def run(be, shape, version):
-        rows, C = shape
-        x, dy, w = normal(0, shape, shape, (C,))
+        rows, C = shape[0], layer_norm_columns(shape[1], version)
+        x, dy, w = normal(0, (rows, C), (rows, C), (C,))
         exact = x.astype(np.float64)
         mean, rstd = exact.mean(1), 1 / np.sqrt(exact.var(1) + 0.1)
         h, g = (exact - mean[:, None]) * rstd[:, None], dy * w.astype(np.float64)
@@ -136,6 +170,24 @@ def test_layer_norm_backward(version):
             else:
                 assert np.abs(a.numpy() - e).max() < 1e-5
     everywhere(run, version)
+
+
+@pytest.mark.parametrize(("C", "forward", "backward"), [
+    (768, "vector", "vector"), (770, "registers", "block"), (1600, "long", "vector"),
+    (1601, "block", "block"), (2052, "long", "block"), (7000, "long", "rows")])
+def test_the_model_gets_the_layer_norm_that_reads_least(C, forward, backward, monkeypatch):
+    be = backend()
+    used = names_of_kernels(be, monkeypatch)
+    x, dy, w = (be.from_numpy(a) for a in normal(0, (3, C), (3, C), (C,)))
+
+    def both_ways():
+        y, mean, rstd = cuda_fused.layer_norm(be, x, w, w, 1e-5)
+        return [y, mean, rstd, *cuda_fused.layer_norm_backward(be, dy, x, w, mean, rstd)]
+
+    first, second = both_ways(), both_ways()    # the same call, the same bits
+    assert used[:2] == [f"layer_norm_{forward}", f"layer_norm_backward_{backward}"]
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
 # 6112 just fit, beside what the sums over a block take of shared memory.

@@ -21,14 +21,17 @@ def products(be, order):
 def rows(be, order):
     x, dy, w = (be.from_numpy(x) for x in normal(1, (37, 68), (37, 68), (68,)))
     for name in ("softmax", "log_softmax"):
-        for kind in ("warp", "block"):
+        for kind in ("warp", "registers", "vector", "block", "long"):
             yield getattr(cuda_fused, name)(be, x, Version(f"{name}_{kind}", 64, order))
-    for kind in ("warp", "registers"):
+            yield getattr(cuda_fused, f"{name}_backward")(
+                be, dy, x, Version(f"{name}_backward_{kind}", 64, order))
+    for kind in ("warp", "registers", "vector", "block", "long"):
         y, mean, rstd = cuda_fused.layer_norm(be, x, w, w, 1e-5,
                                               Version(f"layer_norm_{kind}", 64, order))
         yield from (y, mean, rstd)
-    yield from cuda_fused.layer_norm_backward(be, dy, x, w, mean, rstd,
-                                              Version("layer_norm_backward_block", 64, order))
+    for kind in ("rows", "block", "vector"):
+        yield from cuda_fused.layer_norm_backward(
+            be, dy, x, w, mean, rstd, Version(f"layer_norm_backward_{kind}", 64, order))
 
 
 def losses(be, order):

@@ -126,12 +126,17 @@ def test_sigmoid_and_erf_keep_their_digits_in_the_tails() -> None:
     assert ends[:2] == [1, -1] and math.isnan(ends[2])
 
 
-def test_layer_norm_of_a_large_mean_does_not_lose_the_spread() -> None:
-    x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32) + 1000
-    ones, zeros = np.ones(64, np.float32), np.zeros(64, np.float32)
+@pytest.mark.parametrize("channels", [64, 768])
+def test_layer_norm_of_large_numbers_does_not_lose_the_spread(channels: int) -> None:
+    x = np.random.default_rng(0).standard_normal((5, channels)).astype(np.float32)
+    x[0] += 10_000
+    x[1, 3] = 1e4  # one huge channel
+    x[2] = 12345.678
+    x[3] = 0.1
+    ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     y = layer_norm(Tensor(x), Tensor(ones), Tensor(zeros)).numpy()
     exact = slow_ops.layer_norm(x.astype(np.float64), ones, zeros, 1e-5)
-    np.testing.assert_allclose(y, exact, atol=2e-4)  # one float32 step at 1000 is 6e-5
+    np.testing.assert_allclose(y, exact, rtol=2e-6, atol=5e-6)
 
 
 def test_losses_hold_for_logits_of_any_size() -> None:
