@@ -27,18 +27,20 @@ def dtype_name(dtype: np.dtype) -> str:
 class Storage:
     """A piece of device memory of `nbytes` bytes at `pointer`, freed with its last reference.
 
-    Raises MemoryError, with the size, where the device has no room.
+    While a step is recorded, the recording has memory for it. Raises MemoryError, with the size,
+    where the device has no room.
     """
 
-    __slots__ = ("device", "nbytes", "pointer")
+    __slots__ = ("_memory", "device", "nbytes", "pointer")
 
     def __init__(self, device: Device, nbytes: int) -> None:
         self.device, self.nbytes, self.pointer = device, nbytes, 0
-        self.pointer = device.allocate(nbytes)
+        self._memory = device if device.recording is None else device.recording.memory
+        self.pointer = self._memory.allocate(nbytes)
 
     def __del__(self) -> None:
         if self.pointer:
-            self.device.free(self.pointer)
+            self._memory.free(self.pointer)
 
 
 class DeviceArray:

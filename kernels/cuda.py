@@ -88,7 +88,7 @@ class CudaDevice(Device):
         except self._driver.Error as error:
             self._fail(error, f"a copy of {host.nbytes:,} bytes from the GPU")
 
-    def copy(self, to: int, source: int, nbytes: int) -> None:
+    def copy_bytes(self, to: int, source: int, nbytes: int) -> None:
         if not nbytes:
             return
         try:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kernels.array import BFLOAT16, DeviceArray, Shape, Storage, contiguous_strides, dtype_name
+from kernels.recording import Part, Recording, Runner
 from kernels.signature import Signatures
 
 Sizes = tuple[int, int, int]        # x, y, z
@@ -52,6 +53,7 @@ class Device(abc.ABC):
         self.transfers = Transfers()
         self.launches = 0
         self.modules: dict[str, Any] = {}       # kernels.launch keeps what it has loaded here
+        self.recording: Recording | None = None     # of the step that is being recorded
 
     # --- what each device has of its own
 
@@ -72,7 +74,7 @@ class Device(abc.ABC):
         """Copy to a contiguous array from the device, after the launches before it."""
 
     @abc.abstractmethod
-    def copy(self, to: int, source: int, nbytes: int) -> None:
+    def copy_bytes(self, to: int, source: int, nbytes: int) -> None:
         """Copy from one address of the device to another; the two must not overlap."""
 
     @abc.abstractmethod
@@ -94,14 +96,38 @@ class Device(abc.ABC):
         """Compile what is not in the cache before it is asked for, where that saves time."""
         return
 
-    def write(self, pointer: int, host: np.ndarray) -> None:
-        """Copy a contiguous array to the device."""
+    def runner(self, parts: list[Part]) -> Runner:
+        """A function that does all parts of a recording, the counters having moved by so much."""
+        def run(moved: dict[str, int]) -> None:
+            for part in parts:
+                part.run(self, moved)
+        return run
+
+    def write(self, into: DeviceArray, host: np.ndarray) -> None:
+        """Copy a contiguous array to one of the device, of the same dtype and shape."""
+        if not into.is_contiguous or into.shape != host.shape or into.dtype != host.dtype:
+            raise ValueError(f"write: {host.dtype} {host.shape} into {into!r} with strides "
+                             f"{into.strides}: both without gaps, of one dtype and shape")
+        if self.recording is not None:
+            self.recording.add_constant(into, host)
         self.transfers.to_device += 1
         self.transfers.to_device_bytes += host.nbytes
-        self._write(pointer, host)
+        self._write(into.pointer, host)
+
+    def copy(self, into: DeviceArray, source: DeviceArray) -> None:
+        """Copy an array of the device to another of as many bytes, both without gaps; they must not
+        overlap.
+        """
+        if not (into.is_contiguous and source.is_contiguous and into.nbytes == source.nbytes):
+            raise ValueError(f"copy: {source!r} into {into!r}: both without gaps, as many bytes")
+        if self.recording is not None:
+            self.recording.add_copy(into, source)
+        self.copy_bytes(into.pointer, source.pointer, into.nbytes)
 
     def read(self, host: np.ndarray, pointer: int) -> None:
         """Copy to a contiguous array from the device."""
+        if self.recording is not None:
+            self.recording.refuse_read(host)
         self.transfers.from_device += 1
         self.transfers.from_device_bytes += host.nbytes
         self._read(host, pointer)
@@ -126,7 +152,7 @@ class Device(abc.ABC):
         host = np.asarray(array, order="C")
         on_device = self.empty(host.shape, host.dtype)
         if host.size:
-            self.write(on_device.pointer, host)
+            self.write(on_device, host)
         return on_device
 
     def __repr__(self) -> str:

@@ -81,10 +81,10 @@ class Kernel:
 
     A pointer takes a contiguous DeviceArray of its type on the kernel's device (or `x.strided`,
     where the kernel gets the strides, too) or, where the source says OPTIONAL, None; an integer or
-    float parameter takes a number, Dims and Table a tuple of integers. grid and block are a number
-    or up to three of them (x, y, z); shared is the bytes of dynamic shared memory. On the emulator
-    alone, order is "forward" (if not given), "reverse" or the seed of a random order of the
-    threads.
+    float parameter takes a number, Dims a tuple of integers, Table one of integers or of arrays.
+    grid and block are a number or up to three of them (x, y, z); shared is the bytes of dynamic
+    shared memory. On the emulator alone, order is "forward" (if not given), "reverse" or the seed
+    of a random order of the threads.
 
     Raises TypeError, with the parameter's name, for a wrong count, type or device, ValueError for
     sizes no GPU has, KernelError for what goes wrong in the kernel.
@@ -92,9 +92,9 @@ class Kernel:
 
     def __init__(self, name: str, parameters: tuple[Parameter, ...], device: Device,
                  entry: Any, max_threads: int = MAX_THREADS) -> None:
-        self.name, self.parameters, self.device, self._entry = name, parameters, device, entry
+        self.name, self.parameters, self.device, self.entry = name, parameters, device, entry
         self.max_threads = max_threads          # in a block: what __launch_bounds__ says
-        self._struct, _ = packing(parameters)
+        self._struct, self.places = packing(parameters)
         self._adders = [_adder(name, parameter, device) for parameter in parameters]
 
     def __call__(self, *arguments: object, grid: Dimensions, block: Dimensions, shared: int = 0,
@@ -112,8 +112,21 @@ class Kernel:
         if not 0 <= shared <= MAX_SHARED:
             raise ValueError(f"{self.name}: {shared} bytes of shared memory; 0 to {MAX_SHARED} are "
                              "possible")
-        self.device.launches += 1
-        self.device.launch(self._entry, self._struct.pack(*values), grid, block, shared, order)
+        device, packed = self.device, self._struct.pack(*values)
+        if device.recording is not None:
+            device.recording.add_launch(self, arguments, packed, grid, block, shared, order)
+        device.launches += 1
+        device.launch(self.entry, packed, grid, block, shared, order)
+
+    def differing(self, packed: bytes, other: bytes) -> str:
+        """The first parameter that has another value in `other`, for messages."""
+        for parameter, place in zip(self.parameters, self.places):
+            value, now = (struct.unpack_from(parameter.format, x, place) for x in (packed, other))
+            if struct.pack(parameter.format, *value) != struct.pack(parameter.format, *now):
+                at = next((i for i, (a, b) in enumerate(zip(value, now)) if a != b), 0)
+                which = f", entry {at}," if len(value) > 1 else ""
+                return f"'{parameter}'{which} {now[at]} where a replay would have {value[at]}"
+        return "other bytes between its arguments"
 
     def _sizes(self, what: str, given: Dimensions, most: Sizes) -> Sizes:
         if type(given) is int and 1 <= given <= most[0]:
@@ -136,6 +149,8 @@ def _adder(kernel: str, parameter: Parameter, device: Device) -> Adder:
     wanted = f"{kernel}: '{parameter.name}' is {parameter}"
     if parameter.pointer:
         return _pointer_adder(wanted, POINTERS[parameter.type], parameter.optional, device)
+    if parameter.type == "Table":
+        return _table_adder(wanted, SIZES["Table"], device)
     if parameter.type in SIZES:
         return _dims_adder(wanted, SIZES[parameter.type])
     if parameter.type in ("float", "double"):
@@ -181,6 +196,20 @@ def _dims_adder(wanted: str, size: int) -> Adder:
         except TypeError:
             raise TypeError(f"{wanted} and wants integers, not {argument!r}") from None
         values.extend((0,) * (size - len(argument)))
+    return add
+
+
+def _table_adder(wanted: str, size: int, device: Device) -> Adder:
+    """Of integers, or of arrays, whose addresses the kernel gets."""
+    add_integers = _dims_adder(wanted, size)
+
+    def add(values: list[int | float], argument: Any) -> None:
+        if isinstance(argument, tuple) and argument and isinstance(argument[0], DeviceArray):
+            for x in argument:
+                if x.storage.device is not device or not x.is_contiguous:
+                    raise TypeError(f"{wanted} of arrays without gaps on {device!r}, and got {x!r}")
+            argument = tuple([x.pointer for x in argument])
+        add_integers(values, argument)
     return add
 
 

@@ -91,7 +91,7 @@ def assign(be: Launcher, into: Array, x: Array) -> None:
         x = copy(be, x)  # threads would read what others have overwritten
     sizes, (to, xs) = join_axes(into.shape, into.strides, strides_in(x, into.shape))
     if to == xs == (1,):
-        be.device.copy(into.pointer, x.pointer, into.nbytes)
+        be.device.copy(into, x)
     elif into.dtype in HALVES:
         _assign_halves(be, into, x, sizes, to, xs)
     elif _goes_by_fours(into, x, sizes, to, xs):

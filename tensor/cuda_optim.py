@@ -129,10 +129,9 @@ def _write_back(be: Launcher, given: list[Arrays], whole: list[list[DeviceArray]
 
 def _tables(
     lists: list[list[DeviceArray]],
-) -> Iterator[tuple[list[tuple[int, ...]], tuple[int, ...], int]]:
-    """For up to 64 arrays at a time: the addresses in each list, their sizes, blocks to launch."""
+) -> Iterator[tuple[list[tuple[DeviceArray, ...]], tuple[int, ...], int]]:
+    """For up to 64 arrays at a time: those of each list, their sizes, blocks to launch."""
     for start in range(0, len(lists[0]), MOST_ARRAYS):
         parts = [arrays[start : start + MOST_ARRAYS] for arrays in lists]
         sizes = tuple(x.size for x in parts[0])
-        addresses = [tuple(x.pointer for x in part) for part in parts]
-        yield addresses, sizes, grids.many(sizes)
+        yield [tuple(part) for part in parts], sizes, grids.many(sizes)

@@ -66,7 +66,7 @@ class EmulatorDevice(Device):
     def _read(self, host: np.ndarray, pointer: int) -> None:
         ctypes.memmove(host.ctypes.data, pointer, host.nbytes)
 
-    def copy(self, to: int, source: int, nbytes: int) -> None:
+    def copy_bytes(self, to: int, source: int, nbytes: int) -> None:
         self._lib.emu_copy(to, source, nbytes)
 
     def synchronize(self) -> None:

@@ -267,9 +267,9 @@ def test_new_memory_holds_nan_also_where_it_was_used_before(make, checked):
         for size in (1, 1000, 5000):
             x, y = device.empty(size), device.empty(size)
             assert np.isnan(x.numpy()).all()
-            device.write(x.pointer, np.zeros(size, np.float32))
+            device.write(x, np.zeros(size, np.float32))
             assert not x.numpy().any()
-            device.copy(y.pointer, x.pointer, x.nbytes)
+            device.copy(y, x)
             assert not y.numpy().any()
 
 
