@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 CHUNK = 4096  # elements a block of optimizer.cu's kernels of many arrays; it has the same number
+MOST_BLOCKS = 4096  # of a kernel on a GPU whose threads go on until all is done
 TILE = 32  # rows and columns that copy_tiles_float moves at a time
 
 # Rows and columns of C that a block of matmul.cu computes.

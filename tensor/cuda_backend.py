@@ -56,7 +56,7 @@ class CudaBackend:
         self.device.prepare()
         # The emulator's threads take turns on one core: a few do what a GPU needs thousands for.
         self.threads = 64 if name == "emulator" else 256
-        self.most_blocks = 4 if name == "emulator" else 4096
+        self.most_blocks = 4 if name == "emulator" else grids.MOST_BLOCKS
 
     # --- what the primitives are made of: tensor.cuda_layout.Launcher
 

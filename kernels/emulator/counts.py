@@ -2,12 +2,13 @@
 
     device = get_device("emulator", counted=True)
     load("softmax.cu", device)["softmax_warp"](x, y, 33, 65, grid=9, block=128)
-    print(table(device.counts))
+    print(table(device.counts.values()))
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -63,6 +64,16 @@ class Tally:
         return self.read_sectors + self.write_sectors
 
     @property
+    def moved_bytes(self) -> int:
+        """What memory moves where no cache helps."""
+        return SECTOR * self.sectors
+
+    @property
+    def intensity(self) -> float:
+        """Operations a byte of memory, without a cache."""
+        return self.flops / self.moved_bytes if self.sectors else 0.0
+
+    @property
     def sectors_per_request(self) -> float:
         """4 is what 32 lanes with 4 bytes each need at least, 32 the most."""
         return self.sectors / self.global_requests if self.global_requests else 0.0
@@ -70,7 +81,7 @@ class Tally:
     @property
     def coalescing(self) -> float:
         """The share of the bytes moved that some lane wanted, without a cache: 1 at best."""
-        return self.global_used / (SECTOR * self.sectors) if self.sectors else 1.0
+        return self.global_used / self.moved_bytes if self.sectors else 1.0
 
     @property
     def conflict(self) -> float:
@@ -88,6 +99,14 @@ class KernelCounts:
     lines: dict[str, Tally] = field(default_factory=dict)
     first_sectors: int = 0          # each sector read, and each written, once a launch
 
+    def add(self, other: KernelCounts) -> None:
+        """Add the launches of another kernel."""
+        self.launches += other.launches
+        self.first_sectors += other.first_sectors
+        self.total.add(other.total)
+        for place, tally in other.lines.items():
+            self.lines.setdefault(place, Tally()).add(tally)
+
     @property
     def least_bytes(self) -> int:
         """What a perfect cache still has to move from and to memory."""
@@ -101,6 +120,13 @@ class KernelCounts:
 
 class Counts(dict[str, KernelCounts]):
     """Kernels by name; `clear()` begins anew."""
+
+    def together(self, name: str) -> KernelCounts:
+        """All kernels as one of that name: what an operation of several launches takes."""
+        whole = KernelCounts(name)
+        for kernel in self.values():
+            whole.add(kernel)
+        return whole
 
     def read(self, lib: ctypes.PyDLL, name: str, library: Path, base: int) -> None:
         """Add what the last launch, of kernel `name` in a library at address `base`, has counted.
@@ -145,11 +171,15 @@ HEADER = ("| {:24} | lanes | requests | sectors | a request | used | bank turns 
 RULE = "|--" * 9 + "|"
 
 
-def table(counts: Counts) -> str:
-    """A row a kernel, in Markdown, with its arithmetic intensity."""
-    rows = [HEADER.format("kernel") + " bytes | FLOPs/byte |", RULE + "--|--|"]
-    for kernel in counts.values():
-        rows.append(f"{_row(kernel.name, kernel.total)} {kernel.least_bytes:,} | "
+def table(counts: Iterable[KernelCounts]) -> str:
+    """A row a kernel, in Markdown, with the bytes that memory moves and the operations a byte:
+    where no cache helps, and behind a perfect one.
+    """
+    rows = [HEADER.format("kernel") + " bytes | FLOPs/byte | least bytes | FLOPs/byte |",
+            RULE + "--|--|--|--|"]
+    for kernel in counts:
+        rows.append(f"{_row(kernel.name, kernel.total)} {kernel.total.moved_bytes:,} | "
+                    f"{kernel.total.intensity:.2f} | {kernel.least_bytes:,} | "
                     f"{kernel.intensity:.2f} |")
     return "\n".join(rows)
 

@@ -1,0 +1,285 @@
+"""python -m kernels.bench layer_norm: every version of a kernel, measured or counted.
+
+    python -m kernels.bench FAMILY [--device auto|cuda|emulator] [--shape 64x768 …]
+                            [--versions naive,warp] [--blocks 64,128|all] [--by-line]
+                            [--out FOLDER] [--json FILE]
+
+On a GPU each version x block size x shape is compared with NumPy and then timed: beside the naive
+one, beside torch where that is installed, and as a share of what this GPU reaches at best, which is
+measured, too. Without a GPU the emulator counts what each version does to memory; it can't tell a
+time, and none is printed. Exit status: 0; 1 where a version failed or was wrong; 2 for a request
+that makes no sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kernels import bench_plot
+from kernels.bench_cases import AdamW, Case, Copy, CrossEntropy, Gelu, LayerNorm, Softmax
+from kernels.bench_emulator import as_json, count, counting_device
+from kernels.bench_gpu import Gpu, Limits
+from kernels.bench_products import Attention, Matmul
+from kernels.cuda_errors import CudaError
+from kernels.emulator.build import CompileError, CompilerNotFoundError
+from kernels.emulator.counts import KernelCounts, by_line, table
+from kernels.interface import Device, KernelError
+from kernels.tuning import write_whole
+
+FAMILIES: dict[str, type[Case]] = {
+    case.family: case
+    for case in (Matmul, Attention, LayerNorm, Softmax, Gelu, CrossEntropy, AdamW, Copy)
+}
+
+
+class BadRequestError(ValueError):
+    """What was asked for makes no sense: one line for the user."""
+
+
+@dataclass
+class Report:
+    """What is printed, drawn and written of one case."""
+
+    case: Case
+    lines: list[str]  # Markdown
+    rows: list[dict[str, Any]] = field(default_factory=list)  # for --json
+    points: list[bench_plot.Point] = field(default_factory=list)
+    good: bool = True
+
+
+# --- what was asked for
+
+
+class Job(NamedTuple):
+    """One case to be made, and its runs: (version, block) in the order of the ladder."""
+
+    family: type[Case]
+    sizes: tuple[int, ...]
+    runs: list[tuple[str, int]]
+
+
+def jobs_of(arguments: argparse.Namespace, on_gpu: bool) -> list[Job]:
+    """What was asked for. BadRequestError for what is unknown or does not fit."""
+    wanted = list(FAMILIES) if arguments.family == "all" else [arguments.family]
+    if wanted[0] not in FAMILIES:
+        raise BadRequestError(f"there is no family {arguments.family!r}: use one of "
+                              f"{', '.join(FAMILIES)}, all")  # fmt: skip
+    if len(wanted) > 1 and (arguments.shape or arguments.versions):
+        raise BadRequestError("--shape and --versions are for one family, not for all")
+    jobs = []
+    for family in (FAMILIES[name] for name in wanted):
+        own = family.shapes if on_gpu else (family.small,)
+        for sizes in [_sizes(family, text) for text in arguments.shape or ()] or own:
+            versions = _versions(family, sizes, arguments.versions)
+            jobs.append(Job(family, sizes, _runs(family, versions, arguments.blocks, on_gpu)))
+    return jobs
+
+
+def _sizes(family: type[Case], text: str) -> tuple[int, ...]:
+    parts = text.lower().split("x")
+    if len(parts) != len(family.axes) or not all(p.isdecimal() and int(p) for p in parts):
+        raise BadRequestError(f"--shape {text}: {family.family} takes {'x'.join(family.axes)}, as "
+                              f"in {'x'.join(map(str, family.small))}")  # fmt: skip
+    return tuple(map(int, parts))
+
+
+def _versions(family: type[Case], sizes: tuple[int, ...], asked: str | None) -> list[str]:
+    """Full names, or what follows the name of the family; without any, all that fit the sizes."""
+    if not asked:
+        return [version for version in family.versions if not family.why_not(version, sizes)]
+    found = []
+    for name in asked.split(","):
+        fits = [v for v in family.versions if name == v or v.endswith(f"_{name}")]
+        if len(fits) != 1:
+            raise BadRequestError(f"--versions {name}: {family.family} has "
+                                  f"{', '.join(family.versions)}")  # fmt: skip
+        why_not = family.why_not(fits[0], sizes)
+        if why_not:
+            raise BadRequestError(f"{fits[0]}: {why_not}")
+        found += fits
+    return found
+
+
+def _runs(
+    family: type[Case], versions: list[str], asked: str | None, on_gpu: bool
+) -> list[tuple[str, int]]:
+    """Each version with those of its blocks that were asked for."""
+    asked = asked or ("all" if on_gpu else "usual")
+    numbers = asked.split(",")
+    if asked not in ("all", "usual") and not all(number.isdecimal() for number in numbers):
+        raise BadRequestError(f"--blocks {asked}: numbers of threads, as in 64,128, or all")
+    runs = []
+    for version in versions:
+        known = family.versions[version]
+        if asked == "usual":
+            known = known[:1]
+        runs += [(version, b) for b in known if asked in ("all", "usual") or str(b) in numbers]
+    if not runs:
+        takes = [f"{v} takes {', '.join(map(str, family.versions[v]))}" for v in versions]
+        raise BadRequestError(f"--blocks {asked}: {'; '.join(takes) or 'no version fits'}")
+    return runs
+
+
+# --- counted on the emulator
+
+
+def count_case(job: Job, device: Device, lines_too: bool) -> Report:
+    """A row a version, by the emulator's counts."""
+    case = job.family(*job.sizes)
+    report, counted, lines = Report(case, []), list[KernelCounts](), list[str]()
+    for version, block in job.runs:
+        counts, error = count(case, version, block, device)
+        if not error <= case.tolerance(version):
+            report.good = False
+            lines.append(f"\n{version}, {block}: wrong, off by {error:.2g}")
+        counted.append(counts)
+        report.rows.append({**_about(case, version, block, error), **as_json(counts)})
+        report.points.append(bench_plot.Point(version, case.flops / counts.total.moved_bytes))
+        if lines_too:
+            lines += ["", by_line(counts)]
+    report.lines = [f"### {case.family}, {case}: counted", "",
+                    f"The problem: {case.bytes:,} bytes at least, {case.flops:,} FLOPs.", "",
+                    table(counted), *lines]  # fmt: skip
+    return report
+
+
+def _about(case: Case, version: str, block: int, error: float) -> dict[str, Any]:
+    return {"family": case.family, "shape": list(case.sizes), "version": version, "block": block,
+            "error": error, "problem_bytes": case.bytes, "problem_flops": case.flops}  # fmt: skip
+
+
+# --- measured on a GPU
+
+
+def measure_case(job: Job, gpu: Gpu, limits: Limits) -> Report:
+    """A row a version and block, by the GPU's clock, and one of torch."""
+    case = job.family(*job.sizes)
+    report = Report(case, [
+        f"### {case.family}, {case}: measured on {gpu.name}", "",
+        "| version | block | us (least to most) | GB/s | TFLOP/s | of the limit | x naive |",
+        "|--|--|--|--|--|--|--|"])  # fmt: skip
+    naive = None
+    for version, block in job.runs:
+        try:
+            error, timing = gpu.measure(case, version, block)
+        except (KernelError, MemoryError, ValueError) as fault:
+            report.lines.append(f"| {version} | {block} | failed: {str(fault)[:200]} | | | | |")
+            report.good = False
+            continue
+        row = _about(case, version, block, error)
+        if timing is None:
+            report.lines.append(f"| {version} | {block} | wrong, off by {error:.2g} | | | | |")
+            report.good = False
+        else:
+            naive = naive or timing.seconds
+            share = limits.seconds(case, version) / timing.seconds
+            row |= {**timing._asdict(), "share_of_limit": share, "beside_naive":
+                    naive / timing.seconds}  # fmt: skip
+            report.lines.append(f"| {version} | {block} | {_speed(case, timing)} | {share:.0%} | "
+                                f"{naive / timing.seconds:.2f} |")  # fmt: skip
+            report.points.append(bench_plot.Point(version, case.flops / case.bytes,
+                                                  case.flops / timing.seconds))  # fmt: skip
+        report.rows.append(row)
+    timing = gpu.measure_torch(case)
+    if timing:
+        beside = f"{naive / timing.seconds:.2f}" if naive else ""
+        report.lines.append(f"| torch, float32 | | {_speed(case, timing)} | | {beside} |")
+        report.rows.append({**_about(case, "torch", 0, 0.0), **timing._asdict()})
+    return report
+
+
+def _speed(case: Case, timing: Any) -> str:
+    note = "" if timing.piled else " (Python's time)"
+    return (f"{timing.seconds * 1e6:.1f} ({timing.least * 1e6:.1f} to {timing.most * 1e6:.1f})"
+            f"{note} | {case.bytes / timing.seconds / 1e9:.0f} | "
+            f"{case.flops / timing.seconds / 1e12:.2f}")  # fmt: skip
+
+
+# --- the command
+
+
+def find_gpu(wanted: str) -> tuple[Gpu | None, str]:
+    """The GPU; or None for the emulator, and why. CudaError where one was asked for."""
+    if wanted == "emulator":
+        return None, ""
+    try:
+        return Gpu(), ""
+    except CudaError as error:
+        if wanted == "cuda":
+            raise
+        return None, f"No GPU ({error.failed}): counted on the emulator.\n"
+
+
+def run(arguments: argparse.Namespace) -> bool:
+    """Print, draw and write what was asked for; whether every version was right."""
+    gpu, why_none = find_gpu(arguments.device)
+    jobs = jobs_of(arguments, gpu is not None)
+    if why_none:
+        print(why_none)
+    about: dict[str, Any] = {"device": "emulator, counted"}
+    if gpu:
+        limits = gpu.limits()
+        about = {"device": gpu.name, "cuda": gpu.release, "limits": asdict(limits)}
+        print(_heading(gpu, limits))
+        roof = bench_plot.measured_roof(gpu.name, asdict(limits))
+    else:
+        device, roof = counting_device(), bench_plot.DATASHEETS[arguments.roof]
+    reports = []
+    for job in jobs:
+        report = (measure_case(job, gpu, limits) if gpu
+                  else count_case(job, device, arguments.by_line))  # fmt: skip
+        print("\n".join(report.lines), end="\n\n", flush=True)
+        reports.append(report)
+        if arguments.out:
+            _write(report, Path(arguments.out), roof)
+    if arguments.json:
+        rows = [row for report in reports for row in report.rows]
+        write_whole(Path(arguments.json), json.dumps({**about, "results": rows}, indent=1) + "\n")
+    return all(report.good for report in reports)
+
+
+def _heading(gpu: Gpu, limits: Limits) -> str:
+    return (f"{gpu.name}, CUDA {gpu.release}. Measured limits: {limits.bytes_per_s / 1e9:.0f} GB/s,"
+            f" {limits.float32 / 1e12:.1f} TFLOP/s in float32, {limits.tf32 / 1e12:.1f} in tf32, "
+            f"{limits.bf16 / 1e12:.1f} in bf16 (by mma.sync). Arrays take turns, so that none is "
+            f"found in the L2 cache, of {gpu.cache_bytes / 2**20:.0f} MiB.\n")  # fmt: skip
+
+
+def _write(report: Report, folder: Path, roof: bench_plot.Roof) -> None:
+    """The table and the picture of a case, in the folder of --out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{report.case.family}-{'x'.join(map(str, report.case.sizes))}"
+    write_whole(folder / f"{name}.md", "\n".join(report.lines) + "\n")
+    bench_plot.draw(folder / f"{name}.png", report.case, report.points, roof)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m kernels.bench",
+                                     description=(__doc__ or "").split("\n\n")[0])  # fmt: skip
+    parser.add_argument("family", help=f"{', '.join(FAMILIES)}, or all")
+    parser.add_argument("--device", default="auto", choices=["auto", "cuda", "emulator"])
+    parser.add_argument("--shape", action="append", help="sizes, as in 64x768; may be repeated")
+    parser.add_argument("--versions", help="names with commas between; all by default")
+    parser.add_argument("--blocks", help="threads of a block, with commas between, or all; by "
+                        "default all on a GPU, each version's usual one on the emulator")
+    parser.add_argument("--by-line", action="store_true", help="counts by line of the source, too")
+    parser.add_argument("--roof", default="A100", choices=sorted(bench_plot.DATASHEETS),
+                        help="whose datasheet gives the roof of a picture without a GPU")
+    parser.add_argument("--out", help="a folder for tables and pictures")
+    parser.add_argument("--json", help="a file for all results")
+    try:
+        return 0 if run(parser.parse_args(argv)) else 1
+    except (BadRequestError, CudaError, CompileError, CompilerNotFoundError, OSError) as error:
+        print(f"kernels.bench: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
