@@ -24,7 +24,7 @@ Arrays = dict[str, DeviceArray]
 Step = Callable[[], Any]
 FLOAT = 4  # bytes
 
-# |result - NumPy's| over the root mean square of NumPy's: what each kind of arithmetic reaches.
+# How far a result may be off (`Case.error`), by the kind of arithmetic.
 TOLERANCES = {"3xtf32": 1e-4, "tf32": 3e-3, "bf16": 2e-2, "float32": 1e-4}
 
 
@@ -78,10 +78,13 @@ class Case(abc.ABC):
         return TOLERANCES[precision(version)]
 
     def error(self, arrays: Arrays) -> float:
-        """The largest error of the result, in units of the root mean square of the exact one."""
+        """The root mean square of the errors over that of the exact numbers, or the largest error
+        over the largest number: what is more. NaN where the result has one.
+        """
         got, exact = self.compare(arrays)
-        scale = math.sqrt(float(np.mean(exact * exact))) or 1.0
-        return float(np.abs(got - exact).max()) / scale
+        off = np.abs(got - exact)
+        root = math.sqrt(float(np.mean(off * off)) / float(np.mean(exact * exact)))
+        return max(root, float(off.max() / np.abs(exact).max()))
 
     def __str__(self) -> str:
         return " x ".join(f"{axis} {n:,}" for axis, n in zip(self.axes, self.sizes))
@@ -112,7 +115,10 @@ class Softmax(Case):
     versions = {
         "softmax_naive": (128, 64, 256),
         "softmax_warp": (128, 64, 256, 512),
+        "softmax_registers": (128, 64, 256),
+        "softmax_vector": (128, 64, 256),
         "softmax_block": (128, 64, 256, 512),
+        "softmax_long": (128, 64, 256, 512),
     }
     shapes, small = ((49152, 512), (1024, 50257)), (64, 768)
 
@@ -120,6 +126,15 @@ class Softmax(Case):
         super().__init__(rows, cols)
         self.x = self.normal(rows, cols)
         self.bytes, self.flops = 2 * FLOAT * rows * cols, 5 * rows * cols
+
+    @classmethod
+    def why_not(cls, version: str, sizes: tuple[int, ...]) -> str:
+        cols = sizes[1]
+        if version in ("softmax_registers", "softmax_vector") and cols > 1024:
+            return f"it takes up to 1024 columns, not {cols}"
+        if version == "softmax_vector" and cols % 4:
+            return f"it takes a multiple of 4 columns, not {cols}"
+        return ""
 
     def upload(self, device: Device) -> Arrays:
         return {"x": device.from_numpy(self.x), "y": nan(device, *self.x.shape)}

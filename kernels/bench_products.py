@@ -19,6 +19,7 @@ class Matmul(Case):
     family, axes = "matmul", ("M", "K", "N")
     versions = {
         "matmul_naive": (256, 64, 128),
+        "matmul_coalesced": (256, 64, 128),
         "matmul_tiles": (256,),
         "matmul_registers": (64,),
         "matmul_vector": (256,),
@@ -76,6 +77,7 @@ class Attention(Case):
         "attention_tiles_32": (128,),
         "attention_tiles_64": (128,),
         "attention_tiles_128": (64,),
+        **{f"attention_mma_{kind}_{D}": (128,) for kind in ("tf32", "bf16") for D in (32, 64, 128)},
     }
     shapes, small = ((4, 12, 1024, 64),), (1, 2, 64, 32)
 
@@ -91,7 +93,7 @@ class Attention(Case):
         D = sizes[3]
         if version == "attention_rows" and D > 256:
             return f"it takes D up to 256, not {D}"
-        if version.startswith("attention_tiles"):
+        if version.startswith(("attention_tiles", "attention_mma")):
             tile = int(version.rpartition("_")[2])
             if not tile // 2 < max(D, 17) <= tile:
                 return f"its tiles are {tile} columns wide, and D is {D}"
@@ -108,9 +110,8 @@ class Attention(Case):
         if version.startswith("attention_softmax"):
             self._launch_plain(device, version, block, arrays)
             return
-        tiles = version.startswith("attention_tiles")
-        strides = (H * T * D, T * D, D)
-        load("attention_tiles.cu" if tiles else "attention.cu", device)[version](
+        tiles, strides = version != "attention_rows", (H * T * D, T * D, D)
+        load(_attention_file(version), device)[version](
             arrays["q"], arrays["k"], arrays["v"], None, arrays["out"], arrays["top"],
             arrays["inverse"], B * H, H, T, T, D, *[strides] * 4, (0, 0, 0, 0), self.scale, 1,
             0, 0, 0, 0, 1.0, *([int(D % 4 == 0)] if tiles else []),
@@ -151,3 +152,8 @@ class Attention(Case):
         q, k, v = (x.view(B, H, T, D) for x in on_gpu(torch, self.q, self.k, self.v))
         function = torch.nn.functional.scaled_dot_product_attention
         return lambda: function(q, k, v, is_causal=True)
+
+
+def _attention_file(version: str) -> str:
+    return next((f"{file}.cu" for file in ("attention_tiles", "attention_mma")
+                 if version.startswith(file)), "attention.cu")  # fmt: skip

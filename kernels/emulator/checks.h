@@ -184,6 +184,18 @@ inline void count_visit(uintptr_t code) {
     if (!fits) report_uncountable(w);
 }
 
+inline void count_product(EmuPlace place, unsigned flops) {
+    Worker& w = *static_cast<Worker*>(emu_worker());
+    bool fits = false;
+    try {
+        Busy busy(w);
+        counter().product(w, place, flops);
+        fits = true;
+    } catch (const std::bad_alloc&) {
+    }
+    if (!fits) report_uncountable(w);
+}
+
 inline void check_access(const Access& a) {
     EmuWorker* base = emu_worker();
     Worker& w = *static_cast<Worker*>(base);

@@ -14,7 +14,7 @@
 namespace emu {
 
 enum Counted : uint64_t { STEPS, GLOBAL_READ, GLOBAL_WRITE, GLOBAL_ATOMIC,
-                          SHARED_READ, SHARED_WRITE, SHARED_ATOMIC };
+                          SHARED_READ, SHARED_WRITE, SHARED_ATOMIC, PRODUCT };
 constexpr size_t SECTOR = 32;           // bytes of memory that are fetched together
 constexpr unsigned BANKS = 32;          // of shared memory, four bytes wide
 constexpr size_t MOST_PENDING = size_t(2) << 20;    // steps of a warp between two meetings
@@ -26,12 +26,14 @@ struct SiteCounts {
     const char* file;
     uint64_t line, kind;
     uint64_t steps, lanes, bytes, used, sectors, wavefronts, ideal_wavefronts;
+    uint64_t flops;                     // of products on the tensor cores
 };
 
 struct Step {                           // of one warp, at one place
     unsigned lanes;                     // a bit for each that took part
-    uint32_t size;                      // bytes a lane
+    uint16_t size[32];                  // bytes a lane: an asynchronous copy may end early
     uintptr_t address[32];
+    unsigned largest() const { return *std::max_element(size, size + 32); }
 };
 
 struct Site {
@@ -92,12 +94,18 @@ struct Counter {
         unsigned n = site.seen[lane]++;
         if (n == site.steps.size()) {
             if (++n_steps > MOST_PENDING) return false;
-            site.steps.push_back({0, 0, {}});
+            site.steps.push_back({0, {}, {}});
         }
         Step& step = site.steps[n];
-        step.lanes |= 1u << lane, step.size = std::max(step.size, uint32_t(size));
+        step.lanes |= 1u << lane, step.size[lane] = uint16_t(std::min(size, size_t(UINT16_MAX)));
         step.address[lane] = address;
         return true;
+    }
+    // A lane's share of a product that its warp does on the tensor cores.
+    void product(const Worker& w, EmuPlace place, unsigned flops) {
+        look(w);
+        Site& site = at(0, place, PRODUCT);
+        site.seen[w.thread & 31]++, site.sum.flops += flops;
     }
     void settle() {
         for (size_t number : pending) {
@@ -108,7 +116,7 @@ struct Counter {
             for (unsigned& n : site.seen) sum.lanes += n, n = 0;
             for (const Step& step : site.steps) {
                 if (sum.kind < SHARED_READ) count_sectors(sum, step);
-                else count_banks(sum, step);
+                else count_banks(sum, step);    // of products there are no steps
             }
             site.steps.clear();
         }
@@ -118,14 +126,16 @@ struct Counter {
 
     // Distinct sectors and bytes, over the lanes by address.
     void count_sectors(SiteCounts& sum, const Step& step) {
-        uintptr_t from[32], done = 0, last_sector = 0;
+        std::pair<uintptr_t, unsigned> wanted[32];      // address, bytes
+        uintptr_t done = 0, last_sector = 0;
         int n = 0;
         for (int lane = 0; lane < 32; lane++)
-            if (step.lanes >> lane & 1) from[n++] = step.address[lane];
-        std::sort(from, from + n);
-        sum.bytes += uint64_t(n) * step.size;
+            if (step.lanes >> lane & 1) wanted[n++] = {step.address[lane], step.size[lane]};
+        std::sort(wanted, wanted + n);
         for (int i = 0; i < n; i++) {
-            uintptr_t end = from[i] + step.size, start = std::max(from[i], done);
+            uintptr_t end = wanted[i].first + wanted[i].second;
+            uintptr_t start = std::max(wanted[i].first, done);
+            sum.bytes += wanted[i].second;
             if (start >= end) continue;
             sum.used += end - start, done = end;
             for (uintptr_t s = start / SECTOR; s <= (end - 1) / SECTOR; s++) {
@@ -150,16 +160,16 @@ struct Counter {
     // them with 8, a quarter with 16. What is in the same bank, but another word, takes turns; an
     // atomic operation takes turns on the same word, too.
     static void count_banks(SiteCounts& sum, const Step& step) {
-        int at_once = step.size <= 4 ? 32 : step.size <= 8 ? 16 : 8;
+        int at_once = step.largest() <= 4 ? 32 : step.largest() <= 8 ? 16 : 8;
         bool atomic = sum.kind == SHARED_ATOMIC;
         for (int first = 0; first < 32; first += at_once) {
             uintptr_t words[32 * 4];
             int n = 0;
             for (int lane = first; lane < first + at_once; lane++) {
                 if (!(step.lanes >> lane & 1)) continue;
-                uintptr_t a = step.address[lane], end = a + std::min(step.size, 16u);
+                uintptr_t a = step.address[lane], end = a + std::min<unsigned>(step.size[lane], 16);
                 for (uintptr_t word = a / 4; word * 4 < end && n < 32 * 4; word++) words[n++] = word;
-                sum.bytes += step.size;
+                sum.bytes += step.size[lane];
             }
             if (!n) continue;
             std::sort(words, words + n);

@@ -15,7 +15,8 @@ from pathlib import Path
 from kernels.emulator import machine_code
 
 SECTOR = 32             # bytes of global memory that are moved together
-STEPS, GLOBAL_READ, GLOBAL_WRITE, GLOBAL_ATOMIC, SHARED_READ, SHARED_WRITE, SHARED_ATOMIC = range(7)
+(STEPS, GLOBAL_READ, GLOBAL_WRITE, GLOBAL_ATOMIC, SHARED_READ, SHARED_WRITE, SHARED_ATOMIC,
+ PRODUCT) = range(8)
 
 
 class SiteCounts(ctypes.Structure):
@@ -24,7 +25,7 @@ class SiteCounts(ctypes.Structure):
     _fields_ = [("code", ctypes.c_size_t), ("file", ctypes.c_char_p),
                 *((name, ctypes.c_uint64) for name in
                   ("line", "kind", "steps", "lanes", "bytes", "used", "sectors", "wavefronts",
-                   "ideal_wavefronts"))]
+                   "ideal_wavefronts", "flops"))]
 
 
 @dataclass
@@ -37,7 +38,8 @@ class Tally:
 
     steps: int = 0
     step_lanes: int = 0             # lanes active in the steps, added up
-    flops: int = 0                  # an addition 1, a fused multiply-add 2, a function as exp 1
+    flops: int = 0                  # an addition 1, a fused multiply-add 2, a function as exp 1,
+                                    # a tensor core's product 2 for each of its multiply-adds
     global_requests: int = 0
     global_bytes: int = 0           # that the lanes ask for
     global_used: int = 0            # the same, a byte that several lanes of a request want once
@@ -157,6 +159,8 @@ class Counts(dict[str, KernelCounts]):
 def _tally(site: SiteCounts, flops: int) -> Tally:
     if site.kind == STEPS:
         return Tally(steps=site.steps, step_lanes=site.lanes, flops=site.lanes * flops)
+    if site.kind == PRODUCT:
+        return Tally(flops=site.flops)
     if site.kind >= SHARED_READ:
         return Tally(shared_requests=site.steps, shared_bytes=site.bytes,
                      wavefronts=site.wavefronts, ideal_wavefronts=site.ideal_wavefronts)

@@ -35,11 +35,18 @@ EMU_UNCHECKED inline void emu_ldmatrix_all(void** lanes, unsigned) {
         }
     }
 }
+// A GPU reads the 16 bytes of a row at once, and so it is to be counted.
+EMU_QUIET inline void emu_read_row(EmuRow& mine, const void* row, EmuPlace place) {
+#ifdef EMU_COUNTED
+    emu_count_read(row, sizeof mine.row, place);
+#endif
+    for (int i = 0; i < 8; i++) mine.row[i] = static_cast<const uint16_t*>(row)[i];
+}
 inline void emu_ldmatrix(unsigned (&x)[4], const void* row, bool transposed, EmuPlace place) {
     if (reinterpret_cast<uintptr_t>(row) % 16)
         emu_stop("misaligned: ldmatrix reads rows at multiples of 16 bytes", place);
     EmuRow mine{{}, &x, transposed};
-    for (int i = 0; i < 8; i++) mine.row[i] = static_cast<const uint16_t*>(row)[i];
+    emu_read_row(mine, row, place);
     emu_warp(0xffffffffu, &mine, emu_ldmatrix_all, "ldmatrix", place);
 }
 
@@ -78,5 +85,8 @@ template <bool BF16>
 inline void emu_mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2],
                     EmuPlace place) {
     EmuMma mine{&c, &a, &b};
+#ifdef EMU_COUNTED
+    emu_count_product(2 * 16 * 8 * (BF16 ? 16 : 8) / 32, place);
+#endif
     emu_warp(0xffffffffu, &mine, emu_mma_all<BF16>, "mma.sync", place);
 }

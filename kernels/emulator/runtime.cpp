@@ -148,6 +148,12 @@ void emu_atomic_access(void* address, size_t bytes, EmuPlace place) {
                        false});
 }
 
+void emu_count_read(const void* address, size_t bytes, EmuPlace place) {
+    emu::check_access({reinterpret_cast<uintptr_t>(address), bytes, emu::READ, 0, place, false});
+}
+
+void emu_count_product(unsigned flops, EmuPlace place) { emu::count_product(place, flops); }
+
 void emu_stop(const char* why, EmuPlace place) {
     emu::Worker& w = *static_cast<emu::Worker*>(emu_worker());
     w.fail(place, "%s: %s", why, w.who().text);
@@ -171,6 +177,10 @@ void emu_cp_async(void* to, const void* from, int size, int bytes, EmuPlace plac
     if (!w.shared.contains(address))
         w.fail(place, "cp.async: %s copies to an address that is not in shared memory",
                w.who().text);
+    if (w.launch->counted) {
+        if (bytes) emu_count_read(from, size_t(bytes), place);
+        check_access({address, size_t(size), WRITE, 0, place, false});
+    }
     if (w.launch->checked) {
         for (int i = 0; i < bytes; i += 4)
             check_access({reinterpret_cast<uintptr_t>(from) + size_t(i), 4, READ, 0, place, false});

@@ -50,5 +50,8 @@ int emu_syncthreads(bool predicate, EmuPlace place);        // how many threads 
 void emu_warp(unsigned mask, void* mine, EmuTogether together, const char* what, EmuPlace place);
 void* emu_shared(size_t bytes, size_t alignment, const char* name, EmuPlace place);
 void emu_atomic_access(void* address, size_t bytes, EmuPlace place);    // checked mode only
+// What a lane has of an instruction of the whole warp; counting mode only.
+void emu_count_read(const void* address, size_t bytes, EmuPlace place);
+void emu_count_product(unsigned flops, EmuPlace place);
 [[noreturn]] void emu_stop(const char* why, EmuPlace place);
 }

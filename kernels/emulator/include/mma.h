@@ -129,6 +129,9 @@ inline void mma_sync(fragment<accumulator, M, N, K, TC>& d,
     typedef fragment<matrix_b, M, N, K, TB, LB> B;
     typedef fragment<accumulator, M, N, K, TC> C;
     emu_mma<A, B, C> mine{&a, &b, &c, &d};
+#ifdef EMU_COUNTED
+    emu_count_product(2 * M * N * K / 32, place);
+#endif
     emu_warp(0xffffffffu, &mine, emu_mma_all<TA, TB, A, B, C>, "mma_sync", place);
 }
 
