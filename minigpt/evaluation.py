@@ -15,8 +15,10 @@ from minigpt.places import VALIDATION_STREAM
 from tensor import Tensor, cross_entropy, no_grad
 from tensor.nn import Module
 
+Ids = np.ndarray | Tensor
 
-def window_loss(model: GPT2LMHeadModel, inputs: np.ndarray, targets: np.ndarray) -> Tensor:
+
+def window_loss(model: GPT2LMHeadModel, inputs: Ids, targets: Ids) -> Tensor:
     """The mean cross-entropy of predicting ``targets[b, t]`` from ``inputs[b, :t + 1]``, in nats.
 
     ``inputs`` and ``targets`` are integers (B, T). The model's own ``labels`` would leave the last

@@ -69,6 +69,8 @@ class TrainConfig:
     # Less memory, for more time.
     recompute: bool = False  # each block a second time in the backward pass, see tensor.recompute
     shard_optimizer: bool = False  # divide AdamW's moments among the processes that mpiexec starts
+    # Less of Python's time: on a GPU, forward and backward are one launch, see `RecordedGradients`.
+    cuda_graph: bool = False
     # Where, and from which random numbers.
     rank_timeout: float = 300.0  # seconds, after which a process that does not answer is given up
     device: str = "cpu"
@@ -103,6 +105,11 @@ class TrainConfig:
             raise ValueError(
                 f"lora_targets={self.lora_targets} changes nothing without adapters: set "
                 "lora_rank, too"
+            )
+        if self.cuda_graph and self.task != "text":
+            raise ValueError(
+                f"cuda_graph=true replays batches of one shape, those of task=text: leave it out "
+                f"for task={self.task}"
             )
         if self.patience and not self.eval_every:
             raise ValueError(f"patience={self.patience} counts evaluations: set eval_every, too")

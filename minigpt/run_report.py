@@ -64,7 +64,8 @@ def _memory(trainer: "Trainer") -> str:
 
 def step_line(stats: StepStats, speed: float, left: str) -> str:
     """The figures of a step; ``speed`` in tokens a second, ``left`` the time to the end."""
+    launches = f"{stats.launches:,} launches  " if stats.launches else ""
     return (
         f"loss {stats.loss:.4f}  lr {stats.lr:.2e}  norm {stats.grad_norm:.2f}  "
-        f"{speed:,.0f} tokens/s  {left} left"
+        f"{speed:,.0f} tokens/s  {launches}{left} left"
     )

@@ -44,12 +44,13 @@ from minigpt.tasks import score
 from minigpt.train_step import (
     LEARNING_RATE,
     StepStats,
-    add_gradients,
     begin_step,
     draw_batches,
+    gradients_of,
     make_optimizer,
 )
 from tensor import optim, random
+from tensor.devices import get_backend
 
 
 class Trainer:
@@ -113,6 +114,7 @@ class Trainer:
         self.validation_loss = math.nan
         self.best_step, self.best_validation_loss = 0, math.inf
         self.optimizer = make_optimizer(model, config, self.processes)
+        self.add_gradients = gradients_of(model, config, self.processes)
         if config.recompute:
             model.gradient_checkpointing_enable()
 
@@ -268,12 +270,12 @@ class Trainer:
         of them as one batch. MemoryError with the settings to lower where they don't fit.
         """
         config, processes = self.config, self.processes
-        started = time.perf_counter()
+        started, launches = time.perf_counter(), get_backend(self.model.device).launches
         self.optimizer.zero_grad()
         begin_step(processes, config.seed, self.step)
         self.batches = draw_batches(self.train_data, config, self.step, self.rows)
         try:
-            step_loss = add_gradients(self.model, self.batches, processes, self.step)
+            step_loss = self.add_gradients(self.batches, self.step)
         except MemoryError as error:
             raise out_of_memory(self.step + 1, config, error) from error
         processes.sum_gradients(self.model.parameters())
@@ -289,8 +291,9 @@ class Trainer:
         self.step += 1
         self.rows += config.grad_accumulation * config.batch_size
         stats = StepStats(
-            total(processes, step_loss), grad_norm, lr, time.perf_counter() - started
-        )
+            total(processes, step_loss), grad_norm, lr, time.perf_counter() - started,
+            get_backend(self.model.device).launches - launches,
+        )  # fmt: skip
         for callback in self.callbacks:
             callback.on_step(self, stats)
         return stats

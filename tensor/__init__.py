@@ -25,11 +25,13 @@ from tensor.nn import Module, Parameter
 from tensor.profiling import profile
 from tensor.random import manual_seed
 from tensor.recompute import recompute
+from tensor.recorded_step import RecordedStep
 from tensor.tensor import Tensor
 
 __all__ = [
     "Module",
     "Parameter",
+    "RecordedStep",
     "Tensor",
     "apply",
     "attention",

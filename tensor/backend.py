@@ -39,6 +39,9 @@ class Backend(Protocol):
 
     name: str
 
+    @property
+    def launches(self) -> int: ...  # kernels started so far: 0 on "cpu"
+
     # --- making and moving arrays
     def from_numpy(self, x: np.ndarray) -> Array: ...  # a copy on the device, C-contiguous
     def to_numpy(self, x: Array) -> np.ndarray: ...  # a copy on the host
@@ -177,3 +180,9 @@ class Backend(Protocol):
         eps: float,
         decay: float,
     ) -> None: ...
+
+    # --- steps that are recorded and replayed: see recorded_step.py
+    @property
+    def is_recording(self) -> bool: ...  # then nothing can be copied to the host
+    def new_recording(self) -> Any: ...  # a kernels.recording.Recording; ValueError on "cpu"
+    def overwrite(self, into: Array, x: np.ndarray) -> None: ...  # of one shape and dtype

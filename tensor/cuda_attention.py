@@ -13,7 +13,7 @@ from kernels.array import DeviceArray
 from kernels.grids import ceil_div
 from tensor import cuda_moving
 from tensor.backend import DropoutMask
-from tensor.cuda_launch import Version
+from tensor.cuda_launch import Version, random_numbers
 from tensor.cuda_layout import Launcher, is_aligned
 from tensor.cuda_matmul import product
 from tensor.random import threshold
@@ -212,7 +212,7 @@ def _dropping(mask: DropoutMask | None) -> tuple[int, int, int, int, float]:
     """Whether there is a dropout, its seed, draw, threshold and factor."""
     if mask is None:
         return 0, 0, 0, 0, 1.0
-    return 1, mask.seed, mask.draw, threshold(mask.p), 1 / (1 - mask.p)
+    return 1, *random_numbers(mask), threshold(mask.p), 1 / (1 - mask.p)
 
 
 def _vector(D: int, *arrays: DeviceArray) -> int:

@@ -21,6 +21,7 @@ from kernels import doctor, grids
 from kernels.array import DeviceArray
 from kernels.device import get_device
 from kernels.launch import Kernel, load
+from kernels.recording import Recording
 from tensor import (
     cuda_attention,
     cuda_elementwise,
@@ -82,6 +83,22 @@ class CudaBackend:
     def blocks(self, work: int, each: int | None = None) -> int:
         each = self.threads if each is None else each
         return grids.striding(work, each, self.most_blocks)
+
+    # --- launches, and steps of them that are recorded
+
+    @property
+    def launches(self) -> int:
+        return self.device.launches
+
+    @property
+    def is_recording(self) -> bool:
+        return self.device.recording is not None
+
+    def new_recording(self) -> Recording:
+        return Recording(self.device)
+
+    def overwrite(self, into: DeviceArray, x: np.ndarray) -> None:
+        self.device.write(into, np.asarray(x, order="C"))
 
     # --- making and moving arrays
 

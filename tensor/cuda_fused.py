@@ -13,7 +13,7 @@ from kernels.array import DeviceArray
 from kernels.grids import ceil_div
 from tensor import cuda_moving
 from tensor.backend import DropoutMask
-from tensor.cuda_launch import Version
+from tensor.cuda_launch import Version, random_numbers
 from tensor.cuda_layout import LONG, Launcher, is_aligned
 from tensor.random import threshold
 
@@ -310,7 +310,7 @@ def dropout(
         how = version or Version("dropout_eight" if is_aligned(x) else "dropout_naive", be.threads)
         eights = be.blocks(ceil_div(x.size, 8), how.block)
         be.kernel("dropout.cu", how.name)(
-            x, y, x.size, mask.seed, mask.draw, threshold(mask.p), 1 / (1 - mask.p),
+            x, y, x.size, *random_numbers(mask), threshold(mask.p), 1 / (1 - mask.p),
             grid=ceil_div(x.size, how.block) if how.name == "dropout_naive" else eights,
             block=how.block, order=how.order,
         )  # fmt: skip

@@ -6,7 +6,9 @@ import math
 from typing import NamedTuple
 
 from kernels.array import DeviceArray
+from kernels.recording import Changing
 from tensor import cuda_moving
+from tensor.backend import DropoutMask
 from tensor.cuda_layout import Launcher
 
 
@@ -34,3 +36,8 @@ def reshaped(x: DeviceArray, shape: tuple[int, ...]) -> DeviceArray:
     view = x.reshape(shape)
     assert view is not None, f"{x!r} with strides {x.strides} has no view of shape {shape}"
     return view
+
+
+def random_numbers(mask: DropoutMask) -> tuple[Changing, Changing]:
+    """Its seed and its draw. A step that is recorded makes new masks each time it is replayed."""
+    return Changing(mask.seed, "seed"), Changing(mask.draw, "draw")

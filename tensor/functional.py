@@ -105,7 +105,7 @@ def embedding(weight: Tensor, ids: Any) -> Tensor:
     outside 0 … V - 1.
 
     ids may be on any device: they are looked at where they are, so best on the CPU, and move to
-    the weight's.
+    the weight's. While a step is recorded (`RecordedStep`) those on its device are not looked at.
     """
     _need_tensors("embedding", weight)
     if weight.ndim != 2:
@@ -114,7 +114,7 @@ def embedding(weight: Tensor, ids: Any) -> Tensor:
     if ids.dtype.kind not in "iu":
         raise TypeError(f"embedding: ids must be integers, not {name_of(ids.dtype)}")
     rows = weight.shape[0]
-    if ids.size:
+    if ids.size and not ids.backend.is_recording:
         values = ids.numpy()
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= rows:
@@ -302,15 +302,19 @@ def cross_entropy(logits: Tensor, targets: Any, ignore_index: int = -100) -> Ten
         )
     size = logits.shape[-1]
     flat = targets.reshape(-1)  # (N,)
-    values = flat.numpy()
+    if not flat.backend.is_recording:
+        _check_targets(flat.numpy(), size, ignore_index)
+    flat = flat.to(logits.device)
+    return apply(fused.CrossEntropy, logits.reshape(-1, size), flat, ignore=ignore_index)  # (N, V)
+
+
+def _check_targets(values: np.ndarray, size: int, ignore_index: int) -> None:
     wrong = values[(values != ignore_index) & ((values < 0) | (values >= size))]
     if wrong.size:
         raise IndexError(
             f"cross_entropy: target {wrong[0]} is neither in 0 … {size - 1} nor {ignore_index} "
             "(ignored)"
         )
-    flat = flat.to(logits.device)
-    return apply(fused.CrossEntropy, logits.reshape(-1, size), flat, ignore=ignore_index)  # (N, V)
 
 
 def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:

@@ -89,8 +89,20 @@ class NumpyBackend:
 
     name = "cpu"
 
+    launches = 0
+    is_recording = False
+
     def __init__(self) -> None:
         keep_freed_memory()
+
+    def new_recording(self) -> Any:
+        raise ValueError(
+            "the device 'cpu' launches no kernels, so that there is nothing to record: use 'cuda' "
+            "or 'emulator'"
+        )
+
+    def overwrite(self, into: np.ndarray, x: np.ndarray) -> None:
+        into[...] = x
 
     # --- making and moving arrays
 

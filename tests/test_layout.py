@@ -30,7 +30,8 @@ FLOORS = [
     {"tensor.ops"},
     {"tensor.profiling", "tensor.graph", "tensor.convert", "tensor.apply", "tensor.reductions",
      "tensor.shaping", "tensor.tensor"},
-    {"tensor.functional", "tensor.nn", "tensor.optim", "tensor.gradcheck", "tensor.recompute"},
+    {"tensor.functional", "tensor.nn", "tensor.optim", "tensor.gradcheck", "tensor.recompute",
+     "tensor.recorded_step"},
 ]
 
 # What a module may import as it is loaded, beside the standard library and our own packages.
