@@ -72,6 +72,14 @@ def layer_norm_backward(rows: int) -> int:
     return min(rows, max(256, min(512, rows // 8)))
 
 
+def gelu_backward_bias(rows: int, C: int) -> tuple[int, int]:
+    """Of gelu_backward_bias: 128 columns a block, and chunks of 32 rows or more, so many that there
+    are about 1024 blocks. (Each chunk leaves a sum a column: a hundredth of what it has read.)
+    """
+    columns = ceil_div(C, 128)
+    return columns, min(ceil_div(rows, 32), ceil_div(1024, columns))
+
+
 def layer_norm_backward_sum(C: int) -> int:
     """Of layer_norm_backward_sum: 32 of the 2 C columns a block."""
     return ceil_div(2 * C, 32)

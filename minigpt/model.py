@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minigpt.activations import ACTIVATIONS
+from minigpt.activations import ACTIVATIONS, activated
 from minigpt.cache import KVCache
 from minigpt.config import GPT2Config
 from minigpt.inputs import Encoded, read_inputs
@@ -141,7 +141,7 @@ class GPT2MLP(Module):
         self.dropout = Dropout(config.resid_pdrop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(self.act(self.c_fc(x))))
+        return self.dropout(self.c_proj(activated(self.c_fc, self.act, x)))
 
 
 class GPT2Block(Module):

@@ -8,6 +8,7 @@ from tensor import functional, nn, optim, random
 from tensor.apply import apply
 from tensor.functional import (
     attention,
+    bias_gelu,
     binary_cross_entropy_with_logits,
     cat,
     cross_entropy,
@@ -35,6 +36,7 @@ __all__ = [
     "Tensor",
     "apply",
     "attention",
+    "bias_gelu",
     "binary_cross_entropy_with_logits",
     "cat",
     "cross_entropy",

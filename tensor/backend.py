@@ -102,9 +102,14 @@ class Backend(Protocol):
     def linear_backward_weight(self, x: Array, dy: Array) -> Array: ...  # -> (K, N), sum over rows
 
     # --- fused; the last axis is the one that is normalised
-    def gelu(self, x: Array, derivative: bool) -> tuple[Array, Array | None]: ...  # exact
-    def gelu_tanh(self, x: Array, derivative: bool) -> tuple[Array, Array | None]: ...
-    # ^ y and, where wanted, dy/dx, both like x
+    def gelu(
+        self, x: Array, b: Array | None, tanh: bool, keep: bool
+    ) -> tuple[Array, Array | None]: ...
+    # ^ (..., C), (C,) -> GELU(x + b), and what the backward needs where it will be wanted: dy/dx,
+    #   or x itself; in the exact form or in GPT-2's
+    def gelu_backward(
+        self, dy: Array, kept: Array, b: Array | None, tanh: bool
+    ) -> tuple[Array, Array | None]: ...  # -> dx like x, db (C,) where there is a bias
     def softmax(self, x: Array) -> Array: ...
     def softmax_backward(self, dy: Array, y: Array) -> Array: ...
     def log_softmax(self, x: Array) -> Array: ...

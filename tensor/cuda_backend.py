@@ -26,6 +26,7 @@ from tensor import (
     cuda_attention,
     cuda_elementwise,
     cuda_fused,
+    cuda_gelu,
     cuda_half,
     cuda_index,
     cuda_matmul,
@@ -186,8 +187,8 @@ class CudaBackend:
 
     # --- fused
 
-    gelu = in_float32(cuda_fused.gelu, (0, 1))
-    gelu_tanh = in_float32(cuda_fused.gelu_tanh, (0, 1))
+    gelu = in_float32(cuda_gelu.gelu, (0, 1))
+    gelu_backward = in_float32(cuda_gelu.gelu_backward, (0, 1))
     softmax = in_float32(cuda_fused.softmax)
     softmax_backward = in_float32(cuda_fused.softmax_backward)
     log_softmax = in_float32(cuda_fused.log_softmax)

@@ -1,4 +1,4 @@
-"""Fused primitives on CUDA devices: softmax, layer norm, GELU, embedding, cross-entropy, dropout.
+"""Fused primitives on CUDA devices: softmax, layer norm, embedding, cross-entropy, dropout.
 
 Shapes are those of `tensor.backend.Backend`; the headers of the files in `kernels/` say what is
 computed, and how. `cuda_launch.Version` says what the last argument of each function is.
@@ -160,38 +160,6 @@ def _layer_norm_backward_version(be: Launcher, C: int, aligned: bool) -> Version
         return Version("layer_norm_backward_vector", 32 * ceil_div(C, 256))
     kind = "block" if 2 * C <= SHARED_FLOATS else "rows"
     return Version(f"layer_norm_backward_{kind}", _threads_of_row(be, C))
-
-
-# --- GELU
-
-
-def gelu(
-    be: Launcher, x: DeviceArray, derivative: bool, version: Version | None = None
-) -> tuple[DeviceArray, DeviceArray | None]:
-    """The exact form, and its derivative where wanted."""
-    return _gelu(be, "gelu", x, derivative, version)
-
-
-def gelu_tanh(
-    be: Launcher, x: DeviceArray, derivative: bool, version: Version | None = None
-) -> tuple[DeviceArray, DeviceArray | None]:
-    """GPT-2's form, and its derivative where wanted."""
-    return _gelu(be, "gelu_tanh", x, derivative, version)
-
-
-def _gelu(
-    be: Launcher, name: str, x: DeviceArray, derivative: bool, version: Version | None
-) -> tuple[DeviceArray, DeviceArray | None]:
-    x = be.contiguous(x)
-    y = be.empty(x.shape, x.dtype)
-    slope = be.empty(x.shape, x.dtype) if derivative else None
-    if x.size:
-        how = version or Version(name + ("_vector" if is_aligned(x) else "_naive"), be.threads)
-        grid = be.blocks(ceil_div(x.size, 4), how.block)
-        be.kernel("gelu.cu", how.name)(
-            x, y, slope, x.size, grid=grid, block=how.block, order=how.order
-        )
-    return y, slope
 
 
 # --- embedding

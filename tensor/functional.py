@@ -140,6 +140,20 @@ def layer_norm(x: Tensor, w: Tensor, b: Tensor, eps: float = 1e-5) -> Tensor:
     return apply(fused.LayerNorm, x, w, b, eps=eps)
 
 
+def bias_gelu(x: Tensor, b: Tensor, approximate: str = "none") -> Tensor:
+    """GELU(x + b), exact ("none") or in GPT-2's "tanh" form: (..., C), (C,) -> (..., C).
+
+    The numbers of `(x + b).gelu(approximate)`, with fewer walks through memory both ways.
+    """
+    _need_tensors("bias_gelu", x, b)
+    if x.ndim == 0 or b.shape != x.shape[-1:]:
+        raise ValueError(
+            f"bias_gelu: bias {b.shape} must have the size of the last axis of the input {x.shape}"
+        )
+    _same_dtype("bias_gelu", x, b, floats=True)
+    return apply(fused.Gelu, x, b, tanh=fused.is_tanh(approximate))
+
+
 def dropout(
     x: Tensor, p: float, training: bool = True, generator: Generator | None = None
 ) -> Tensor:

@@ -251,7 +251,7 @@ class NumpyBackend:
     # --- fused
 
     gelu = staticmethod(numpy_fused.gelu)
-    gelu_tanh = staticmethod(numpy_fused.gelu_tanh)
+    gelu_backward = staticmethod(numpy_fused.gelu_backward)
     softmax = staticmethod(numpy_fused.softmax)
     softmax_backward = staticmethod(numpy_fused.softmax_backward)
     log_softmax = staticmethod(numpy_fused.log_softmax)

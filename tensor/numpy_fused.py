@@ -139,56 +139,81 @@ def layer_norm_backward(
 # --- GELU (Hendrycks and Gimpel 2016)
 
 
-def gelu(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """y = x * P(x) with P(x) = (1 + erf(x / sqrt(2))) / 2, the exact form.
-
-    dy/dx = P(x) + x * exp(-x^2 / 2) / sqrt(2 pi).
+def gelu(
+    x: np.ndarray, b: np.ndarray | None, tanh: bool, keep: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """y = GELU(x + b) and, to be kept, dy/dx: computed while the exponential is at hand, which
+    saves a second one and takes no more room than x.
     """
+    rows = np.ascontiguousarray(x).reshape(-1) if b is None else _rows(x)
+    y = np.empty_like(rows)
+    slope = np.empty_like(rows) if keep else None
+    form = _gelu_tanh if tanh else _gelu_exact
     with np.errstate(all="ignore"):
-        p = erf(x * x.dtype.type(math.sqrt(0.5)))
-        p += 1
-        p *= x.dtype.type(0.5)
-        y = np.asarray(x * p)  # an array even where x has no dimensions
-        if not derivative:
-            return y, None
-        density = np.exp(x * x * x.dtype.type(-0.5))
-        density *= x.dtype.type(1 / math.sqrt(2 * math.pi))
-        return y, np.asarray(p + x * density)
+        for block in blocks(len(rows), rows.itemsize * math.prod(rows.shape[1:])):
+            z = rows[block] if b is None else rows[block] + b
+            form(z, y[block], None if slope is None else slope[block])
+    return y.reshape(x.shape), None if slope is None else slope.reshape(x.shape)
 
 
-def gelu_tanh(x: np.ndarray, derivative: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """GPT-2's form: y = x * (1 + tanh(u)) / 2, u = c * (x + a x^3), c = sqrt(2 / pi), a = 0.044715.
+def _gelu_exact(z: np.ndarray, y: np.ndarray, slope: np.ndarray | None) -> None:
+    """y = z * P(z) with P(z) = (1 + erf(z / sqrt(2))) / 2, the exact form.
+
+    dy/dz = P(z) + z * exp(-z^2 / 2) / sqrt(2 pi).
+    """
+    number = z.dtype.type
+    p = erf(z * number(math.sqrt(0.5)))
+    p += 1
+    p *= number(0.5)
+    np.multiply(z, p, out=y)
+    if slope is not None:
+        np.multiply(z, z, out=slope)
+        slope *= number(-0.5)
+        np.exp(slope, out=slope)
+        slope *= number(1 / math.sqrt(2 * math.pi))
+        slope *= z
+        slope += p
+
+
+def _gelu_tanh(z: np.ndarray, y: np.ndarray, slope: np.ndarray | None) -> None:
+    """GPT-2's form: y = z * (1 + tanh(u)) / 2, u = c * (z + a z^3), c = sqrt(2 / pi), a = 0.044715.
 
     (1 + tanh(u)) / 2 is s = 1 / (1 + exp(-2u)), which takes half of tanh's time. With it
-    dy/dx = s + y * (1 - s) * 2c * (1 + 3 a x^2). It is computed here, in the forward pass,
-    while s is at hand: that saves a second exp, and what is kept for the backward pass is as large
-    as x itself.
+    dy/dz = s + y * (1 - s) * 2c * (1 + 3 a z^2).
     """
-    flat = np.ascontiguousarray(x).reshape(-1)
-    y = np.empty_like(flat)
-    slope = np.empty_like(flat) if derivative else None
-    number = x.dtype.type
+    number = z.dtype.type
     c, a = math.sqrt(2 / math.pi), 0.044715
+    square = z * z
+    s = square * number(-2 * c * a)
+    s -= number(2 * c)
+    s *= z  # -2u
+    np.exp(s, out=s)
+    s += number(1)
+    np.reciprocal(s, out=s)
+    np.multiply(z, s, out=y)
+    if slope is not None:
+        square *= number(6 * c * a)
+        square += number(2 * c)
+        np.subtract(number(1), s, out=slope)
+        slope *= y
+        slope *= square
+        slope += s
+
+
+def gelu_backward(
+    dy: np.ndarray, kept: np.ndarray, b: np.ndarray | None, tanh: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """dx = dy * slope, and with a bias db = sum over rows of dx, while a block of it is at hand."""
     with np.errstate(all="ignore"):
-        for block in blocks(flat.size, flat.itemsize):
-            xs, out = flat[block], y[block]
-            square = xs * xs
-            s = square * number(-2 * c * a)
-            s -= number(2 * c)
-            s *= xs  # -2u
-            np.exp(s, out=s)
-            s += number(1)
-            np.reciprocal(s, out=s)
-            np.multiply(xs, s, out=out)
-            if slope is not None:
-                change = slope[block]
-                square *= number(6 * c * a)
-                square += number(2 * c)
-                np.subtract(number(1), s, out=change)
-                change *= out
-                change *= square
-                change += s
-    return y.reshape(x.shape), None if slope is None else slope.reshape(x.shape)
+        if b is None:
+            return dy * kept, None
+        dys, slopes = _rows(dy), _rows(kept)
+        dx, db = np.empty_like(slopes), np.zeros_like(b)
+        for block in blocks(len(dx), dx.itemsize * b.size):
+            out = dx[block]
+            np.multiply(dys[block], slopes[block], out=out)
+            db += np.ones(len(out), out.dtype) @ out
+    return dx.reshape(kept.shape), db
 
 
 # --- cross-entropy

@@ -415,11 +415,7 @@ class Tensor(TensorLike):
 
     def gelu(self, approximate: str = "none") -> Tensor:
         """x times the normal distribution function, exact ("none") or GPT-2's "tanh" form."""
-        if approximate not in ("none", "tanh"):
-            raise ValueError(
-                f"gelu: approximate={approximate!r}; choose 'none' (exact) or 'tanh' (GPT-2's)"
-            )
-        return apply(ew.GeluTanh if approximate == "tanh" else ew.Gelu, floating(self))
+        return apply(fused.Gelu, floating(self), tanh=fused.is_tanh(approximate))
 
     def __abs__(self) -> Tensor:
         return self.abs()

@@ -24,9 +24,10 @@ KERNELS_DOOR = "tensor.cuda_"       # what the modules begin with that may impor
 FLOORS = [
     {"tensor.backend", "tensor.blas", "tensor.dtypes", "tensor.random", "tensor.special",
      "tensor.numpy_attention", "tensor.numpy_fused", "tensor.numpy_backend", "tensor.cuda_backend",
-     "tensor.cuda_launch", "tensor.cuda_matmul", "tensor.cuda_fused", "tensor.cuda_attention",
-     "tensor.cuda_optim", "tensor.cuda_layout", "tensor.cuda_moving", "tensor.cuda_elementwise",
-     "tensor.cuda_reduce", "tensor.cuda_index", "tensor.cuda_half", "tensor.devices"},
+     "tensor.cuda_launch", "tensor.cuda_matmul", "tensor.cuda_fused", "tensor.cuda_gelu",
+     "tensor.cuda_attention", "tensor.cuda_optim", "tensor.cuda_layout", "tensor.cuda_moving",
+     "tensor.cuda_elementwise", "tensor.cuda_reduce", "tensor.cuda_index",
+     "tensor.cuda_half", "tensor.devices"},
     {"tensor.ops"},
     {"tensor.profiling", "tensor.graph", "tensor.convert", "tensor.apply", "tensor.reductions",
      "tensor.shaping", "tensor.tensor"},

@@ -203,33 +203,6 @@ class Silu(Function):
         return be.mul(dy, be.add(self.s, rest))
 
 
-class Gelu(Function):
-    """y = x * P(x), P the normal distribution's function: dx = dy * (P(x) + x P'(x)). The exact
-    form.
-    """
-
-    def forward(self, x: Array) -> Array:
-        y, self.slope = self.backend.gelu(x, derivative=self.needs_grad[0])
-        return y
-
-    def backward(self, dy: Array) -> Array:
-        return self.backend.mul(dy, self.slope)
-
-
-class GeluTanh(Function):
-    """y = x * (1 + tanh(c * (x + 0.044715 x^3))) / 2, c = sqrt(2 / pi), GPT-2's "gelu_new".
-
-    dx = dy * y', which the forward pass computes, too.
-    """
-
-    def forward(self, x: Array) -> Array:
-        y, self.slope = self.backend.gelu_tanh(x, derivative=self.needs_grad[0])
-        return y
-
-    def backward(self, dy: Array) -> Array:
-        return self.backend.mul(dy, self.slope)
-
-
 class Maximum(Function):
     """y = max(a, b): the larger one gets dy; where both are equal, each gets half."""
 

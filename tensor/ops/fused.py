@@ -44,6 +44,33 @@ class LayerNorm(Function):
         return self.backend.layer_norm_backward(dy, self.x, self.w, self.mean, self.rstd)
 
 
+def is_tanh(approximate: str) -> bool:
+    """Is it GPT-2's form of GELU, and not the exact one? ValueError for another name."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(
+            f"gelu: approximate={approximate!r}; choose 'none' (exact) or 'tanh' (GPT-2's)"
+        )
+    return approximate == "tanh"
+
+
+class Gelu(Function):
+    """y = GELU(x + b), x (..., C), b (C,): dx = dy * GELU'(x + b), db = sum of dx over rows. b may
+    be left out.
+
+    GELU(z) = z P(z), P the normal distribution's function; with `tanh` in the form of GPT-2,
+    z (1 + tanh(c (z + 0.044715 z^3))) / 2, c = sqrt(2 / pi). Hendrycks and Gimpel 2016, section 2.
+    """
+
+    def forward(self, x: Array, b: Array | None = None, *, tanh: bool) -> Array:
+        self.b, self.tanh = b, tanh
+        y, self.kept = self.backend.gelu(x, b, tanh, keep=True in self.needs_grad)
+        return y
+
+    def backward(self, dy: Array) -> Array | tuple[Array, Array | None]:
+        dx, db = self.backend.gelu_backward(dy, self.kept, self.b, self.tanh)
+        return dx if self.b is None else (dx, db)
+
+
 class CrossEntropy(Function):
     """Mean of -log softmax(logits)[target] over the targets that are not `ignore`, NaN without any.
 

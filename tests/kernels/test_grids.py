@@ -42,6 +42,8 @@ def test_the_others():
     assert grids.attention_softmax("attention_softmax_naive", 64, 65) == 2
     assert [grids.layer_norm_backward(rows) for rows in (1, 256, 1024, 3200, 10**6)] == [
         1, 256, 256, 400, 512]
+    assert [grids.gelu_backward_bias(rows, 3072) for rows in (1, 64, 1024, 10**6)] == [
+        (24, 1), (24, 2), (24, 32), (24, 43)]
     assert grids.many([1, 4096, 4097]) == 4
     assert grids.copy_tiles(2, 33, 64) == 2 * 2 * 2
     assert [grids.striding(work, 64, 4) for work in (0, 1, 65, 1000)] == [1, 1, 2, 4]

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.slow
 # The most registers a thread may have. A multiprocessor has 65536: with 64 it runs 32 warps, with
 # 80 it runs 24, with 128 it runs 16.
 MOST = {
+    "gelu.cu": {f"{name}_{kind}": most for name in ("gelu", "gelu_tanh")
+                for kind, most in [("vector", 40), ("backward_vector", 48), ("backward_bias", 64)]},
     "layer_norm.cu": {"layer_norm_vector": 64, "layer_norm_registers": 80, "layer_norm_long": 64,
                       "layer_norm_backward_vector": 64},
     "softmax.cu": {"softmax_vector": 64, "softmax_backward_vector": 80, "softmax_long": 64,

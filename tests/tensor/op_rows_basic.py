@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,7 +74,6 @@ COMPARISONS = [
     ]
 ]
 
-_gelu_new = math.sqrt(2 / math.pi)
 FUNCTIONS = [
     Op("exp", lambda x: x.exp(), UNARY, plain=np.exp),
     Op("log", lambda x: x.log(), UNARY, plain=np.log, domain="positive"),
@@ -95,12 +93,12 @@ FUNCTIONS = [
     Op(
         "gelu", lambda x: x.gelu(), [*UNARY, MANY],
         lambda torch, x: torch.nn.functional.gelu(x),
-        plain=lambda x: x * (1 + slow_ops.erf(x / math.sqrt(2))) / 2, domain="wide",
+        plain=lambda x: slow_ops.gelu(x, False), domain="wide",
     ),
     Op(
         "gelu_tanh", lambda x: x.gelu("tanh"), [*UNARY, MANY],
         lambda torch, x: torch.nn.functional.gelu(x, approximate="tanh"),
-        plain=lambda x: x * (1 + np.tanh(_gelu_new * (x + 0.044715 * x**3))) / 2, domain="wide",
+        plain=lambda x: slow_ops.gelu(x, True), domain="wide",
     ),
     Op("abs", lambda x: x.abs(), UNARY, plain=np.abs),
     Op("clip", lambda x: x.clip(-0.5, 0.7), UNARY, plain=lambda x: np.clip(x, -0.5, 0.7)),

@@ -11,6 +11,7 @@ import numpy as np
 from tensor import (
     Tensor,
     attention,
+    bias_gelu,
     binary_cross_entropy_with_logits,
     cross_entropy,
     embedding,
@@ -124,6 +125,17 @@ NORMS = [
        lambda torch, x, w, b: _layer_norm_twin(torch, x + 50, w, b, 1e-5),
        plain=lambda x, w, b: slow_ops.layer_norm(x + 50, w, b, 1e-5)),
 ]  # fmt: skip
+
+
+def _gelu_form(approximate: str) -> Op:
+    return Op(f"bias_gelu_{approximate}", lambda x, b: bias_gelu(x, b, approximate),
+              [((2, 3, 5), (5,)), ((5,), (5,)), ((0, 4), (4,)), ((33, 132), (132,)),
+               ((3, 1), (1,)), ((300, 260), (260,))],
+              lambda torch, x, b: torch.nn.functional.gelu(x + b, approximate=approximate),
+              plain=lambda x, b: slow_ops.gelu(x + b, approximate == "tanh"))  # fmt: skip
+
+
+GELUS = [_gelu_form("none"), _gelu_form("tanh")]
 
 
 def _attention_twin(torch: Any, q: Any, k: Any, v: Any, bias: Any, scale: Any, causal: bool) -> Any:

@@ -23,6 +23,7 @@ OPS: list[Op] = [
     *fused.INDEXING,
     *fused.PRODUCTS,
     *fused.NORMS,
+    *fused.GELUS,
     *fused.ATTENTION,
     *fused.LOSSES,
 ]
