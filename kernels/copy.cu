@@ -22,9 +22,7 @@
 //
 //   n           elements to write
 //   ndim        axes, at least 1; shape: their sizes; …strides in elements
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
+#include "halves.cuh"
 #include "strides.cuh"
 
 // --- fills: y[0 … n-1] = value
@@ -234,10 +232,6 @@ extern "C" __global__ void cast_bfloat16_float(
 }
 
 // Both arrays without gaps, at multiples of 16 bytes.
-template <class T> struct alignas(4 * sizeof(T)) Four {
-    T x, y, z, w;
-};
-
 template <class To, class From>
 __device__ void cast_vector(const From* x, To* y, long long n) {
     for (long long i = first_element(); i < n / 4; i += all_threads()) {

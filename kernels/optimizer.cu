@@ -1,5 +1,5 @@
-// optimizer.cu - one step of AdamW or SGD, the norm of all gradients, and their scaling; float32,
-// in place.
+// optimizer.cu - one step of AdamW or SGD, the norm of all gradients, and their scaling; in place,
+// computed in float32.
 //
 //   AdamW (Loshchilov and Hutter 2019, algorithm 2), t the number of the step, from 1:
 //     m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
@@ -22,9 +22,17 @@
 // adamw_vector    The same with four elements at a time in loads and stores of 16 bytes: 28 bytes
 //                 move for each element, and memory is the limit. All arrays at multiples of 16
 //                 bytes; what is left over of an array is done one by one.
-// sgd_many, scale_many, squares_many   The others, by the same table.
+// adamw_master_many_…     Parameters and gradients in half precision. Eight bits of a bfloat16 would
+//                 lose a step that is a thousandth of its weight, so each weight has a master in
+//                 float32, which is stepped, and of which the parameter is what remains when it is
+//                 rounded (Micikevicius et al. 2018, "Mixed Precision Training", section 3.1).
+// adamw_master_vector_…   The same with four elements at a time: 28 bytes move for each element, as
+//                 for adamw_vector, and the gradient need not be widened first.
+// sgd_many, scale_many, squares_many   The others, by the same table; the last two for gradients in
+//                 half precision, too.
 // squares_total   The sum of what the blocks of squares_many left, in their order, by one block.
 #include "common.cuh"
+#include "halves.cuh"
 
 constexpr int CHUNK = 4096;  // elements a block; grids.py has the same number
 
@@ -107,6 +115,78 @@ extern "C" __global__ void adamw_vector(Table ps, Table gs, Table ms, Table vs, 
     for (int i = rest; i < chunk.size; i += blockDim.x) step.update(p[i], g[i], m[i], v[i]);
 }
 
+// --- AdamW with master weights: p and g of type T, the others float
+
+template <class T>
+__device__ void adamw_master_many(const Table& ps, const Table& gs, const Table& masters,
+                                  const Table& ms, const Table& vs, const Table& sizes, int count,
+                                  const AdamW& step) {
+    Chunk chunk = chunk_of_block(sizes, count);
+    T* p = array_of<T>(ps.n[chunk.array]) + chunk.first;
+    const T* g = array_of<const T>(gs.n[chunk.array]) + chunk.first;
+    float* master = array_of<float>(masters.n[chunk.array]) + chunk.first;
+    float* m = array_of<float>(ms.n[chunk.array]) + chunk.first;
+    float* v = array_of<float>(vs.n[chunk.array]) + chunk.first;
+    for (int i = threadIdx.x; i < chunk.size; i += blockDim.x) {
+        step.update(master[i], float(g[i]), m[i], v[i]);
+        p[i] = T(master[i]);
+    }
+}
+
+template <class T>
+__device__ void adamw_master_vector(const Table& ps, const Table& gs, const Table& masters,
+                                    const Table& ms, const Table& vs, const Table& sizes,
+                                    int count, const AdamW& step) {
+    Chunk chunk = chunk_of_block(sizes, count);
+    T* p = array_of<T>(ps.n[chunk.array]) + chunk.first;
+    const T* g = array_of<const T>(gs.n[chunk.array]) + chunk.first;
+    float* master = array_of<float>(masters.n[chunk.array]) + chunk.first;
+    float* m = array_of<float>(ms.n[chunk.array]) + chunk.first;
+    float* v = array_of<float>(vs.n[chunk.array]) + chunk.first;
+    for (int i = threadIdx.x; i < chunk.size / 4; i += blockDim.x) {
+        Four<T> g4 = reinterpret_cast<const Four<T>*>(g)[i];
+        float4 w4 = reinterpret_cast<float4*>(master)[i];
+        float4 m4 = reinterpret_cast<float4*>(m)[i], v4 = reinterpret_cast<float4*>(v)[i];
+        step.update(w4.x, float(g4.x), m4.x, v4.x);
+        step.update(w4.y, float(g4.y), m4.y, v4.y);
+        step.update(w4.z, float(g4.z), m4.z, v4.z);
+        step.update(w4.w, float(g4.w), m4.w, v4.w);
+        reinterpret_cast<float4*>(master)[i] = w4;
+        reinterpret_cast<float4*>(m)[i] = m4;
+        reinterpret_cast<float4*>(v)[i] = v4;
+        reinterpret_cast<Four<T>*>(p)[i] = {T(w4.x), T(w4.y), T(w4.z), T(w4.w)};
+    }
+    for (int i = chunk.size / 4 * 4 + threadIdx.x; i < chunk.size; i += blockDim.x) {
+        step.update(master[i], float(g[i]), m[i], v[i]);
+        p[i] = T(master[i]);
+    }
+}
+
+extern "C" __global__ void adamw_master_many_half(
+    Table ps, Table gs, Table masters, Table ms, Table vs, Table sizes, int count, float beta1,
+    float rest1, float beta2, float rest2, float correction, float eps, float rate, float keep) {
+    adamw_master_many<__half>(ps, gs, masters, ms, vs, sizes, count,
+                              {beta1, rest1, beta2, rest2, correction, eps, rate, keep});
+}
+extern "C" __global__ void adamw_master_many_bfloat16(
+    Table ps, Table gs, Table masters, Table ms, Table vs, Table sizes, int count, float beta1,
+    float rest1, float beta2, float rest2, float correction, float eps, float rate, float keep) {
+    adamw_master_many<__nv_bfloat16>(ps, gs, masters, ms, vs, sizes, count,
+                                     {beta1, rest1, beta2, rest2, correction, eps, rate, keep});
+}
+extern "C" __global__ void adamw_master_vector_half(
+    Table ps, Table gs, Table masters, Table ms, Table vs, Table sizes, int count, float beta1,
+    float rest1, float beta2, float rest2, float correction, float eps, float rate, float keep) {
+    adamw_master_vector<__half>(ps, gs, masters, ms, vs, sizes, count,
+                                {beta1, rest1, beta2, rest2, correction, eps, rate, keep});
+}
+extern "C" __global__ void adamw_master_vector_bfloat16(
+    Table ps, Table gs, Table masters, Table ms, Table vs, Table sizes, int count, float beta1,
+    float rest1, float beta2, float rest2, float correction, float eps, float rate, float keep) {
+    adamw_master_vector<__nv_bfloat16>(ps, gs, masters, ms, vs, sizes, count,
+                                       {beta1, rest1, beta2, rest2, correction, eps, rate, keep});
+}
+
 // --- SGD
 
 extern "C" __global__ void sgd_many(Table ps, Table gs, Table velocities, Table sizes, int count,
@@ -124,21 +204,36 @@ extern "C" __global__ void sgd_many(Table ps, Table gs, Table velocities, Table 
 
 // --- the norm of all gradients
 
-extern "C" __global__ void scale_many(Table xs, Table sizes, int count, float factor) {
+template <class T>
+__device__ void scale(const Table& xs, const Table& sizes, int count, float factor) {
     Chunk chunk = chunk_of_block(sizes, count);
-    float* x = array_of<float>(xs.n[chunk.array]) + chunk.first;
-    for (int i = threadIdx.x; i < chunk.size; i += blockDim.x) x[i] *= factor;
+    T* x = array_of<T>(xs.n[chunk.array]) + chunk.first;
+    for (int i = threadIdx.x; i < chunk.size; i += blockDim.x) x[i] = T(float(x[i]) * factor);
+}
+
+extern "C" __global__ void scale_many(Table xs, Table sizes, int count, float factor) {
+    scale<float>(xs, sizes, count, factor);
+}
+extern "C" __global__ void scale_many_half(Table xs, Table sizes, int count, float factor) {
+    scale<__half>(xs, sizes, count, factor);
+}
+extern "C" __global__ void scale_many_bfloat16(Table xs, Table sizes, int count, float factor) {
+    scale<__nv_bfloat16>(xs, sizes, count, factor);
 }
 
 // In float64: 1e20 squared is beyond float32, and memory stays the limit, one multiplication for
 // four bytes. The block's sum goes to sums[first + its number].
-extern "C" __global__ void squares_many(Table xs, Table sizes, int count,
-                                        double* __restrict__ sums, long long first) {
+template <class T>
+__device__ void squares(const Table& xs, const Table& sizes, int count, double* sums,
+                        long long first) {
     __shared__ double part[1024];
     Chunk chunk = chunk_of_block(sizes, count);
-    const float* x = array_of<const float>(xs.n[chunk.array]) + chunk.first;
+    const T* x = array_of<const T>(xs.n[chunk.array]) + chunk.first;
     double sum = 0.0;
-    for (int i = threadIdx.x; i < chunk.size; i += blockDim.x) sum += double(x[i]) * x[i];
+    for (int i = threadIdx.x; i < chunk.size; i += blockDim.x) {
+        double value = float(x[i]);
+        sum += value * value;
+    }
     part[threadIdx.x] = sum;
     __syncthreads();
     for (int half = blockDim.x / 2; half > 0; half /= 2) {  // blockDim.x: a power of two
@@ -146,6 +241,19 @@ extern "C" __global__ void squares_many(Table xs, Table sizes, int count,
         __syncthreads();
     }
     if (threadIdx.x == 0) sums[first + blockIdx.x] = part[0];
+}
+
+extern "C" __global__ void squares_many(Table xs, Table sizes, int count,
+                                        double* __restrict__ sums, long long first) {
+    squares<float>(xs, sizes, count, sums, first);
+}
+extern "C" __global__ void squares_many_half(Table xs, Table sizes, int count,
+                                             double* __restrict__ sums, long long first) {
+    squares<__half>(xs, sizes, count, sums, first);
+}
+extern "C" __global__ void squares_many_bfloat16(Table xs, Table sizes, int count,
+                                                 double* __restrict__ sums, long long first) {
+    squares<__nv_bfloat16>(xs, sizes, count, sums, first);
 }
 
 extern "C" __global__ void squares_total(const double* __restrict__ sums,
