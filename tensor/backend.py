@@ -162,6 +162,8 @@ class Backend(Protocol):
     def assign(self, into: Array, x: Array) -> None: ...  # into[...] = x
 
     # --- over many arrays at once, so that a device needs few launches; in place but for the first
+    # masters: float32, of ps that are all of one type of half precision: they take the step, and
+    # ps become what they round to
     def sum_of_squares(self, xs: Sequence[Array]) -> float: ...  # of all elements of all arrays
     def scale(self, xs: Sequence[Array], factor: float) -> None: ...  # each x *= factor
     def sgd_step(
@@ -172,6 +174,7 @@ class Backend(Protocol):
         lr: float,
         momentum: float,
         decay: float,
+        masters: Sequence[Array] | None = None,
     ) -> None: ...
     def adamw_step(
         self,
@@ -184,6 +187,7 @@ class Backend(Protocol):
         betas: tuple[float, float],
         eps: float,
         decay: float,
+        masters: Sequence[Array] | None = None,
     ) -> None: ...
 
     # --- steps that are recorded and replayed: see recorded_step.py

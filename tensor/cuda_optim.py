@@ -14,7 +14,8 @@ from kernels.array import DeviceArray
 from kernels.grids import ceil_div
 from tensor import cuda_moving
 from tensor.cuda_launch import Version
-from tensor.cuda_layout import FLOAT, Launcher, is_aligned
+from tensor.cuda_layout import FLOAT, SUFFIX, Launcher, is_aligned
+from tensor.dtypes import HALVES, name_of
 
 MOST_ARRAYS = 64  # in a Table of common.cuh
 
@@ -24,17 +25,18 @@ Arrays = Sequence[DeviceArray]
 def sum_of_squares(be: Launcher, xs: Arrays, version: Version | None = None) -> float:
     """Of all elements of all arrays. One number is read from the device."""
     how = version or Version("squares_many", be.threads)
-    lists = _whole(be, [xs])
-    blocks = grids.many(x.size for x in lists[0])
+    whole = [(dtype, _whole(be, [arrays], dtype)) for dtype, arrays in _by_type(xs)]
+    blocks = grids.many(x.size for _, lists in whole for x in lists[0])
     if blocks == 0:
         return 0.0
     sums, total = be.device.empty(blocks, np.float64), be.device.empty(1, np.float64)
     first = 0
-    for (addresses,), sizes, grid in _tables(lists):
-        be.kernel("optimizer.cu", how.name)(
-            addresses, sizes, len(sizes), sums, first, grid=grid, block=how.block, order=how.order
-        )
-        first += grid
+    for dtype, lists in whole:
+        kernel = be.kernel("optimizer.cu", _for_type(how.name, dtype))
+        for (addresses,), sizes, grid in _tables(lists):
+            kernel(addresses, sizes, len(sizes), sums, first, grid=grid, block=how.block,
+                   order=how.order)  # fmt: skip
+            first += grid
     be.kernel("optimizer.cu", "squares_total")(
         sums, total, blocks, grid=1, block=how.block, order=how.order
     )
@@ -44,12 +46,13 @@ def sum_of_squares(be: Launcher, xs: Arrays, version: Version | None = None) -> 
 def scale(be: Launcher, xs: Arrays, factor: float, version: Version | None = None) -> None:
     """Each x *= factor."""
     how = version or Version("scale_many", be.threads)
-    whole = _whole(be, [xs])
-    for (addresses,), sizes, grid in _tables(whole):
-        be.kernel("optimizer.cu", how.name)(
-            addresses, sizes, len(sizes), factor, grid=grid, block=how.block, order=how.order
-        )
-    _write_back(be, [xs], whole)
+    for dtype, arrays in _by_type(xs):
+        whole = _whole(be, [arrays], dtype)
+        kernel = be.kernel("optimizer.cu", _for_type(how.name, dtype))
+        for (addresses,), sizes, grid in _tables(whole):
+            kernel(addresses, sizes, len(sizes), factor, grid=grid, block=how.block,
+                   order=how.order)  # fmt: skip
+        _write_back(be, [arrays], whole)
 
 
 def sgd_step(
@@ -60,9 +63,16 @@ def sgd_step(
     lr: float,
     momentum: float,
     decay: float,
+    masters: Arrays | None = None,
     version: Version | None = None,
 ) -> None:
     """g' = g + decay * p; velocity = momentum * velocity + g' if there is one; p -= lr * either."""
+    if masters is not None:
+        gs = [cuda_moving.cast(be, g, FLOAT) for g in gs]
+        sgd_step(be, masters, gs, velocities, lr, momentum, decay, version=version)
+        for p, master in zip(ps, masters, strict=True):
+            cuda_moving.assign(be, p, master)
+        return
     how = version or Version("sgd_many", be.threads)
     given = [ps, gs, ps if velocities is None else velocities]
     whole = _whole(be, given)
@@ -85,14 +95,17 @@ def adamw_step(
     betas: tuple[float, float],
     eps: float,
     decay: float,
+    masters: Arrays | None = None,
     version: Version | None = None,
 ) -> None:
     """AdamW (Loshchilov and Hutter 2019, algorithm 2), step counted from 1."""
-    given = [ps, gs, ms, vs]
-    whole = _whole(be, given)
+    given = [ps, gs, ms, vs] if masters is None else [ps, gs, masters, ms, vs]
+    dtype = ps[0].dtype if masters is not None and ps else FLOAT
+    whole = _whole(be, given, dtype)
     fits = all(is_aligned(*arrays) for arrays in whole)
-    how = version or Version("adamw_vector" if fits else "adamw_many", be.threads)
-    kernel = be.kernel("optimizer.cu", how.name)
+    name = "adamw" if masters is None else "adamw_master"
+    how = version or Version(f"{name}_vector" if fits else f"{name}_many", be.threads)
+    kernel = be.kernel("optimizer.cu", _for_type(how.name, dtype))
     beta1, beta2 = betas
     numbers = (beta1, 1 - beta1, beta2, 1 - beta2, 1 / (1 - beta2**step), eps,
                lr / (1 - beta1**step), 1 - lr * decay)  # fmt: skip
@@ -108,14 +121,30 @@ def adamw_step(
     _write_back(be, given, whole)
 
 
-def _whole(be: Launcher, given: list[Arrays]) -> list[list[DeviceArray]]:
-    """The arrays that have elements, each without gaps. TypeError for another dtype than float32:
-    a table of addresses hides it from the launch.
+def _by_type(xs: Arrays) -> Iterator[tuple[np.dtype, list[DeviceArray]]]:
+    """The arrays of each type there is, since a kernel takes those of one."""
+    for dtype in dict.fromkeys(x.dtype for x in xs):
+        yield dtype, [x for x in xs if x.dtype == dtype]
+
+
+def _for_type(name: str, dtype: np.dtype) -> str:
+    """A kernel's name for elements of a type."""
+    return name if dtype == FLOAT else f"{name}_{SUFFIX[dtype]}"
+
+
+def _whole(be: Launcher, given: list[Arrays], dtype: np.dtype = FLOAT) -> list[list[DeviceArray]]:
+    """The arrays that have elements, each without gaps. dtype: float32 or a half, of the first two
+    lists; the others are float32. TypeError for what is not, since a table hides it from the
+    launch.
     """
-    for arrays in given:
+    for number, arrays in enumerate(given):
+        wanted = dtype if number < 2 and dtype in HALVES else FLOAT
         for x in arrays:
-            if x.dtype != FLOAT:
-                raise TypeError(f"an optimizer's step on {be.name!r} wants float32, not {x.dtype}")
+            if x.dtype != wanted:
+                raise TypeError(
+                    f"an optimizer's step on {be.name!r} wants {name_of(wanted)}, not "
+                    f"{name_of(x.dtype)}"
+                )
     return [[be.contiguous(x) for x in arrays if x.size] for arrays in given]
 
 

@@ -316,8 +316,10 @@ def sgd_step(
     lr: float,
     momentum: float,
     decay: float,
+    masters: Sequence[np.ndarray] | None = None,
 ) -> None:
     """g' = g + decay * p; velocity = momentum * velocity + g' if there is one; p -= lr * either."""
+    _need_no(masters)
     for i, (p, g) in enumerate(zip(ps, gs, strict=True)):
         number = p.dtype.type
         with np.errstate(all="ignore"):
@@ -340,14 +342,21 @@ def adamw_step(
     betas: tuple[float, float],
     eps: float,
     decay: float,
+    masters: Sequence[np.ndarray] | None = None,
 ) -> None:
     """AdamW (Loshchilov and Hutter 2019, algorithm 2), step counted from 1:
 
     p *= 1 - lr * decay;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
     p -= lr * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps).
     """
+    _need_no(masters)
     for p, g, m, v in zip(ps, gs, ms, vs, strict=True):
         _adamw_step(p, g, m, v, step, lr, betas, eps, decay)
+
+
+def _need_no(masters: Sequence[np.ndarray] | None) -> None:
+    if masters is not None:
+        raise TypeError("the CPU has no half precision, whose weights alone have masters")
 
 
 def _adamw_step(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tensor.backend import Array
+from tensor.dtypes import FLOAT32, HALVES, name_of
 from tensor.nn import Module
 from tensor.profiling import span
 from tensor.tensor import Tensor
@@ -66,7 +67,13 @@ def _check_option(name: str, value: Any) -> None:
 
 
 class Optimizer:
-    """What SGD and AdamW share: groups of parameters, and the way their state is saved."""
+    """What SGD and AdamW share: groups of parameters, and the way their state is saved.
+
+    A parameter in half precision has a master: its value in float32, which takes the steps, and
+    which the parameter is the rounded copy of (Micikevicius et al. 2018, "Mixed Precision
+    Training", section 3.1). Masters start as the parameters are at the first step; whoever
+    overwrites a parameter later makes a new optimizer. Averages are float32, too.
+    """
 
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
         self.groups = read_groups(params, defaults)
@@ -74,6 +81,9 @@ class Optimizer:
             for name in defaults:
                 _check_option(name, group[name])
         self.steps = 0
+        self.masters = [
+            p.detach().astype(FLOAT32) if p.dtype in HALVES else None for p in self.params
+        ]
 
     @property
     def params(self) -> list[Tensor]:
@@ -94,29 +104,58 @@ class Optimizer:
         """The running averages, by name: a tensor for each parameter, in order; or none."""
         raise NotImplementedError(f"{type(self).__name__} defines no buffers")
 
+    def state_tensors(self) -> dict[str, Tensor]:
+        """What a step changes besides the parameters, by its name in `state_dict`: "m.0", "m.1", …
+        for a buffer m, and "master.0" of a parameter that has one.
+        """
+        named = {f"{name}.{i}": t for name, ts in self.buffers().items() for i, t in enumerate(ts)}
+        named.update({f"master.{i}": t for i, t in enumerate(self.masters) if t is not None})
+        return named
+
     def step(self) -> None:
         """Update every parameter that has a gradient, in place.
 
-        ValueError, and no change, if the model was resized, pruned or moved since.
+        ValueError, and no change, if the model was resized, pruned, moved or converted since.
         """
         self._check_shapes()
+        if self.steps == 0:
+            self._start_masters()
         self.steps += 1
         buffers = [tensors for tensors in self.buffers().values() if tensors]
         number = 0
         for group in self.groups:
-            rows = []
+            rows: dict[np.dtype, list[list[Array]]] = {}  # by the parameters' dtype
             for p in group["params"]:
                 if p.grad is not None:
-                    rows.append([p.data, p.grad.data, *(ts[number].data for ts in buffers)])
+                    row = [p.data, p.grad.data, *(ts[number].data for ts in buffers)]
+                    master = self.masters[number]
+                    row += [] if master is None else [master.data]
+                    rows.setdefault(p.dtype, []).append(row)
                 number += 1
-            if rows:
-                with span(f"{type(self).__name__}.step", [a for row in rows for a in row]):
-                    self._update(group, list(zip(*rows, strict=True)))
+            for dtype, some in rows.items():
+                with span(f"{type(self).__name__}.step", [a for row in some for a in row]):
+                    arrays = list(zip(*some, strict=True))
+                    masters = arrays.pop() if dtype in HALVES else None
+                    self._update(group, arrays, masters)
+
+    def _start_masters(self) -> None:
+        for p, master in zip(self.params, self.masters):
+            if master is not None:
+                p.backend.assign(master.data, p.data)
 
     def _check_shapes(self) -> None:
         params = self.params
-        for name, tensors in self.buffers().items():
+        for number, (p, master) in enumerate(zip(params, self.masters)):
+            if (p.dtype in HALVES) != (master is not None):
+                raise ValueError(
+                    f"{type(self).__name__}: parameter {number} is {name_of(p.dtype)} now: make "
+                    "the optimizer after the model has its dtype"
+                )
+        kept: list[tuple[str, Sequence[Tensor | None]]] = [*self.buffers().items()]
+        for name, tensors in [*kept, ("master", self.masters)]:
             for number, (p, buffer) in enumerate(zip(params, tensors)):
+                if buffer is None:
+                    continue
                 if p.shape != buffer.shape:
                     raise ValueError(
                         f"{type(self).__name__}: parameter {number} is {p.shape}, but its {name} "
@@ -129,20 +168,23 @@ class Optimizer:
                         f"its {name} on {buffer.backend.name}: make the optimizer after .to(device)"
                     )
 
-    def _update(self, group: Group, arrays: list[tuple[Array, ...]]) -> None:
-        """A group's step; arrays: its parameters, their gradients, then each buffer's, in order."""
+    def _update(
+        self, group: Group, arrays: list[tuple[Array, ...]], masters: tuple[Array, ...] | None
+    ) -> None:
+        """The step of a group's parameters of one dtype; arrays: these, their gradients, then each
+        buffer's, in order; and their masters, where they are halves.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no update")
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The state as flat arrays: "step", and "m.0", "m.1", … for a buffer m; copies."""
+        """The state as flat arrays: "step", and those of `state_tensors`; copies."""
         state = {"step": np.asarray(self.steps, np.int64)}
-        for name, tensors in self.buffers().items():
-            state.update({f"{name}.{i}": t.numpy() for i, t in enumerate(tensors)})
+        state.update({name: t.numpy() for name, t in self.state_tensors().items()})
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state. ValueError, and no change, if it doesn't fit the parameters."""
-        own = {f"{name}.{i}": t for name, ts in self.buffers().items() for i, t in enumerate(ts)}
+        own = self.state_tensors()
         expected = {"step": (), **{name: t.shape for name, t in own.items()}}
         found = {name: np.shape(v) for name, v in state.items()}
         if found != expected:
@@ -180,7 +222,9 @@ class SGD(Optimizer):
     def buffers(self) -> dict[str, list[Tensor]]:
         return {"velocity": self.velocity}
 
-    def _update(self, group: Group, arrays: list[tuple[Array, ...]]) -> None:
+    def _update(
+        self, group: Group, arrays: list[tuple[Array, ...]], masters: tuple[Array, ...] | None
+    ) -> None:
         parameters, gradients, *velocities = arrays
         group["params"][0].backend.sgd_step(
             parameters,
@@ -189,6 +233,7 @@ class SGD(Optimizer):
             group["lr"],
             group["momentum"],
             group["weight_decay"],
+            masters,
         )
 
 
@@ -220,7 +265,9 @@ class AdamW(Optimizer):
     def buffers(self) -> dict[str, list[Tensor]]:
         return {"m": self.m, "v": self.v}
 
-    def _update(self, group: Group, arrays: list[tuple[Array, ...]]) -> None:
+    def _update(
+        self, group: Group, arrays: list[tuple[Array, ...]], masters: tuple[Array, ...] | None
+    ) -> None:
         parameters, gradients, ms, vs = arrays
         group["params"][0].backend.adamw_step(
             parameters,
@@ -232,11 +279,13 @@ class AdamW(Optimizer):
             self.betas,
             self.eps,
             group["weight_decay"],
+            masters,
         )
 
 
 def _zeros_like(p: Tensor) -> Tensor:
-    return Tensor.wrap(p.backend.full(p.shape, 0, p.dtype), p.backend)
+    dtype = FLOAT32 if p.dtype in HALVES else p.dtype
+    return Tensor.wrap(p.backend.full(p.shape, 0, dtype), p.backend)
 
 
 def decay_groups(model: Module, weight_decay: float) -> list[Group]:

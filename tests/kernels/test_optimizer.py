@@ -9,6 +9,7 @@ from kernels import grids
 from kernels.launch import HERE
 from tensor import cuda_optim
 from tensor.cuda_launch import Version
+from tensor.dtypes import HALVES, converted, name_of, widened
 from tests.kernels.devices import ORDERS, backend, close, needs_device, normal
 
 SHAPES = [(33, 65), (1,), (1000,), (65,), (0,), (4096,), (3, 1366), (4097,)]
@@ -56,13 +57,37 @@ def test_adamw(be, name, block):
 
 
 @slow
+@pytest.mark.parametrize("dtype", HALVES, ids=name_of)
+@pytest.mark.parametrize("name", ["adamw_master_many", "adamw_master_vector"])
+def test_adamw_with_masters(be, name, dtype):
+    """Against the formula on the masters; the parameters are what these round to."""
+    runs = [(backend(), SHAPES, order, 32) for order in ORDERS]
+    runs += [(backend(True), SHAPES[:4], ORDERS[-1], 256), (backend(), MANY, None, 1024)]
+    for be, shapes, order, block in runs:
+        (w, masters), (g, _), (m, ms), (v, _) = (drawn(be, shapes, seed) for seed in range(4))
+        v = [x * x for x in v]
+        vs = [be.from_numpy(x) for x in v]
+        ps, gs = ([be.from_numpy(converted(x, dtype)) for x in xs] for xs in (v, g))
+        numbers = (3, 1e-2, (0.9, 0.95), 1e-8, 0.1)
+        cuda_optim.adamw_step(be, ps, gs, ms, vs, *numbers, masters,
+                              version=Version(name, block, order))
+        for i in range(len(shapes)):
+            expected = adamw(w[i], widened(converted(g[i], dtype)), m[i], v[i], *numbers)
+            for got, e in zip([masters[i], ms[i], vs[i]], expected, strict=True):
+                close(got, e, 1e-6)
+            rounded = widened(converted(masters[i].numpy(), dtype))
+            np.testing.assert_array_equal(be.to_numpy(ps[i]), rounded)
+            np.testing.assert_array_equal(be.to_numpy(gs[i]), widened(converted(g[i], dtype)))
+
+
+@slow
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("block", [32, 256])
 def test_sgd(be, momentum, block):
     for order, be in [*((order, backend()) for order in ORDERS), (ORDERS[-1], backend(True))]:
         (p, ps), (g, gs), (v, vs) = (drawn(be, SHAPES, seed) for seed in range(3))
         cuda_optim.sgd_step(be, ps, gs, vs if momentum else None, 0.1, momentum, 0.01,
-                            Version("sgd_many", block, order))
+                            version=Version("sgd_many", block, order))
         for i in range(len(SHAPES)):
             update = g[i] + 0.01 * p[i].astype(np.float64)
             if momentum:
@@ -84,6 +109,23 @@ def test_norm_and_scale(be, block):
         cuda_optim.scale(be, arrays, 0.25, Version("scale_many", block, order))
         for array, host in zip(arrays, hosts, strict=True):
             np.testing.assert_array_equal(array.numpy(), host * 0.25)
+
+
+@slow
+@pytest.mark.parametrize("dtype", HALVES, ids=name_of)
+def test_norm_and_scale_of_halves(be, dtype):
+    runs = [(order, backend(), SHAPES) for order in ORDERS]
+    for order, be, shapes in [*runs, (ORDERS[-1], backend(True), SHAPES), (None, backend(), MANY)]:
+        hosts, floats = drawn(be, shapes)
+        halves = [converted(x, dtype) for x in hosts]
+        mixed = [be.from_numpy(x) for x in halves] + floats
+        total = cuda_optim.sum_of_squares(be, mixed, Version("squares_many", 64, order))
+        exact = sum(float(np.square(widened(x), dtype=np.float64).sum()) for x in halves + hosts)
+        assert abs(total - exact) <= 1e-12 * exact
+        cuda_optim.scale(be, mixed, 0.3, Version("scale_many", 64, order))
+        for array, x in zip(mixed, halves + hosts, strict=True):
+            expected = widened(converted(widened(x) * np.float32(0.3), x.dtype))
+            np.testing.assert_array_equal(be.to_numpy(array), expected)
 
 
 @slow
