@@ -13,6 +13,8 @@ import numpy as np
 from minigpt.checkpoints.reader import FLOATS, Reader
 from minigpt.config import GPT2Config
 from minigpt.warn import warn_user
+from tensor.devices import get_backend
+from tensor.dtypes import named
 from tensor.nn import deferred_values
 
 if TYPE_CHECKING:
@@ -45,9 +47,8 @@ def load_model(
         own[target].take(values, device)
     new = [name for name in own if name not in targets.values()]
     for name in new:
-        own[name].initialise(wanted)
+        own[name].initialise(wanted, device)
     if new:
-        model.to(device)
         warn_user(f"{reader.source} has no {', '.join(new)}: newly initialised, to be trained")
     return model.eval()
 
@@ -66,25 +67,24 @@ def model_of_shapes(model_class: type[Model], config: GPT2Config, reader: Reader
 
 def checked_weights_dtype(dtype: str, device: str) -> np.dtype:
     """The dtype that parameters are to have. TypeError for one that they can't have at all,
-    ValueError for half precision, which no device computes a whole model in.
+    ValueError for half precision on the CPU.
     """
     if dtype in ("float16", "bfloat16"):
-        why = "parameters are kept in float32 there"
-        if device == "cpu":
-            why = (
-                "NumPy has no bfloat16, and computes float16 a number at a time, many times slower "
-                "than float32"
-            )
+        if get_backend(device).name != "cpu":
+            return named(dtype)
         raise ValueError(
-            f"dtype={dtype!r} on device {device!r}: {why}. Files in half precision load as "
-            "float32, every value exactly: leave dtype out"
+            f"dtype={dtype!r} on device {device!r}: NumPy has no bfloat16, and computes float16 a "
+            "number at a time, many times slower than float32. Files in half precision load as "
+            "float32, every value exactly: leave dtype out, or name the device cuda or emulator"
         )
     try:
         wanted = np.dtype(dtype if dtype is not None else object)  # NumPy's default is float64
     except TypeError:
         wanted = np.dtype(object)
     if wanted not in (np.dtype("float32"), np.dtype("float64")):
-        raise TypeError(f"parameters are float32 or float64, not {dtype!r}")
+        raise TypeError(
+            f"parameters are float32 or float64, or on a device float16 or bfloat16, not {dtype!r}"
+        )
     return wanted
 
 

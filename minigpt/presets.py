@@ -15,6 +15,7 @@ from minigpt.places import ORDERS
 
 SCHEDULES = ("cosine", "linear", "constant")
 TASKS = ("text", "addition", *LABELLED_TASKS)
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class TrainConfig:
     # Where, and from which random numbers.
     rank_timeout: float = 300.0  # seconds, after which a process that does not answer is given up
     device: str = "cpu"
+    dtype: str = "float32"  # of weights and activations; "bfloat16" is for a GPU, see docs/training
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -92,9 +94,15 @@ class TrainConfig:
         for name in ("data", "model"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty: name a file or a folder, or leave it out")
-        for name, known in (("schedule", SCHEDULES), ("order", ORDERS), ("task", TASKS)):
+        choices = (("schedule", SCHEDULES), ("order", ORDERS), ("task", TASKS), ("dtype", DTYPES))
+        for name, known in choices:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")
+        if self.shard_optimizer and self.dtype != "float32":
+            raise ValueError(
+                f"shard_optimizer divides AdamW's moments, not the masters that dtype={self.dtype} "
+                "needs: leave one of the two out"
+            )
         if self.lora_rank and (self.model is None or self.freeze):
             raise ValueError(
                 f"lora_rank={self.lora_rank} adapts the weights of a model, and freezes them all: "

@@ -11,12 +11,14 @@ import numpy as np
 
 from minigpt.checkpoints.formats import open_checkpoint
 from minigpt.checkpoints.hub import find_folder, find_model_folder
-from minigpt.checkpoints.safetensors_file import write_safetensors
+from minigpt.checkpoints.reader import Stored
+from minigpt.checkpoints.safetensors_file import write_safetensors, write_safetensors_one_by_one
 from minigpt.config import CONFIG_FILE, GPT2Config
 from minigpt.loading import load_model
 from minigpt.lora import base_of, load_lora
 from minigpt.surgery import prune_heads, resize_token_embeddings
 from tensor import Tensor
+from tensor.dtypes import HALVES, converted, name_of
 from tensor.nn import Embedding, Module
 
 if TYPE_CHECKING:
@@ -142,7 +144,8 @@ class PreTrainedModel(Module):
         model of that name on the Hub, as "gpt2" (see `checkpoints.hub.find_folder`).
 
         The weights are in one of the formats of `minigpt.checkpoints.formats`. They become `dtype`,
-        "float32" or "float64", whatever precision the file has; half precision is widened exactly.
+        "float32" or "float64", or on the device "cuda" or "emulator" "float16" or "bfloat16",
+        whatever precision the file has; half precision is widened exactly, or kept as it is.
         checksums: whether tensors are compared with the file's checksums, where it has some.
 
         The folder may hold another GPT-2 class: names with and without "transformer." are
@@ -169,7 +172,8 @@ class PreTrainedModel(Module):
         return model
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
-        """Write config.json and model.safetensors as transformers does, whole or not at all.
+        """Write config.json and model.safetensors as transformers does, whole or not at all. What
+        is kept in half precision is written in it.
 
         ValueError for a model with LoRA adapters.
         """
@@ -180,10 +184,23 @@ class PreTrainedModel(Module):
             )
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        state = {name: p.numpy() for name, p in self.named_parameters()}
-        write_safetensors(target / WEIGHTS_FILE, state, metadata={"format": "pt"})
+        if self.dtype in HALVES:
+            self._write_halves(target / WEIGHTS_FILE)
+        else:
+            state = {name: p.numpy() for name, p in self.named_parameters()}
+            write_safetensors(target / WEIGHTS_FILE, state, metadata={"format": "pt"})
         config = GPT2Config.from_dict(self.config.to_dict())
         config.architectures = [type(self).__name__]
-        config.dtype = str(self.dtype)
+        config.dtype = name_of(self.dtype)
         config.save_pretrained(target)
+
+    def _write_halves(self, path: Path) -> None:
+        """A parameter at a time, for NumPy's writer has no bfloat16."""
+        own = dict(self.named_parameters())
+
+        def read_raw(name: str, out: np.ndarray) -> None:
+            out[...] = converted(own[name].numpy(), own[name].dtype).view(out.dtype)
+
+        stored = {name: Stored(name_of(p.dtype), p.shape) for name, p in own.items()}
+        write_safetensors_one_by_one(path, stored, read_raw)
 

@@ -13,6 +13,7 @@ from minigpt.checkpoints.safetensors_file import read_safetensors
 from minigpt.config import GPT2Config
 from minigpt.data import Examples
 from minigpt.layer_statistics import LayerStatistics
+from minigpt.loading import checked_weights_dtype
 from minigpt.lora import add_lora
 from minigpt.presets import TrainConfig
 from minigpt.pretrained import PreTrainedModel
@@ -26,9 +27,9 @@ from tensor.devices import get_backend
 
 FIXED_FIELDS = (
     "task", "n_layer", "n_head", "n_embd", "block_size", "dropout", "model", "freeze", "tokenizer",
-    "seed", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets",
+    "seed", "dtype", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets",
 )  # fmt: skip
-"""What a resumed run can't change: its shape, its vocabulary, its random numbers."""
+"""What a resumed run can't change: its shape, its vocabulary, its numbers."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def new_parts(config: TrainConfig, report: Report | None = None) -> Parts:
     """The parts of a new run. Raises as `get_backend`, `read_data`, the tokenizers and
     `from_pretrained` do; ValueError for a model and a tokenizer that don't belong together.
     """
-    get_backend(config.device)  # a device that can't be had is told before the text is read
+    # A device that can't be had, or has no such dtype, is told before the text is read.
+    dtype = checked_weights_dtype(config.dtype, get_backend(config.device).name)
     config = fitted_to_model(config)
     task = read_task(config, report=report)
     random.manual_seed(config.seed)
@@ -62,7 +64,7 @@ def new_parts(config: TrainConfig, report: Report | None = None) -> Parts:
                 f"the tokenizer {config.tokenizer} has {len(tokenizer)} tokens and the model "
                 f"{config.model} only {model.config.vocab_size}: they don't belong together"
             )
-    model.to(config.device).train()
+    model.to(config.device, dtype).train()
     if config.lora_rank:
         targets = [name.strip() for name in config.lora_targets.split(",")]
         add_lora(model, config.lora_rank, config.lora_alpha, config.lora_dropout, targets)
@@ -110,7 +112,7 @@ def saved_parts(
         raise ValueError(
             f"step {state['step']} of this run is past max_steps={config.max_steps}: raise it"
         )
-    get_backend(config.device)
+    checked_weights_dtype(config.dtype, get_backend(config.device).name)
     tokenizer = load_tokenizer(checkpoint)
     task = read_task(config, tokenizer)
     for data in (task.train, task.validation):
@@ -120,7 +122,7 @@ def saved_parts(
                 f"on (its {data.name} differs): name that text with --data, or start anew in "
                 "another folder"
             )
-    model = MODELS[config.task].from_pretrained(checkpoint).to(config.device).train()
+    model = MODELS[config.task].from_pretrained(checkpoint, config.device, config.dtype).train()
     moments = read_safetensors(checkpoint / "optimizer.safetensors")
     return Parts(config, model, tokenizer, task.train, task.validation), state, moments
 

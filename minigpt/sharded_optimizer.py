@@ -19,6 +19,7 @@ import numpy as np
 
 from minigpt.distributed import Group
 from tensor import Tensor, optim
+from tensor.dtypes import HALVES
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class ShardedAdamW:
         self.ranks = group
         self.groups = optim.read_groups(params, {"lr": lr, "weight_decay": weight_decay})
         self.params: list[Tensor] = [p for g in self.groups for p in g["params"]]
+        if any(p.dtype in HALVES for p in self.params):
+            raise ValueError("ShardedAdamW has no float32 masters of weights in half precision")
         self.data = [p.data for p in self.params]
         self.pieces = _divide([p.shape for p in self.params], group.size)
         self.views = {p: self._view(self.params[p.parameter], p.rows) for p in self.pieces}

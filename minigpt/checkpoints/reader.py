@@ -16,6 +16,9 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 
+from tensor import dtypes
+from tensor.dtypes import BFLOAT16, converted
+
 # The name of a stored dtype -> its bytes, as NumPy reads them. NumPy has no bfloat16: these are the
 # upper halves of float32 numbers.
 RAW: dict[str, np.dtype] = {
@@ -78,7 +81,8 @@ class Reader(ABC):
         """
 
     def read_into(self, name: str, out: np.ndarray) -> None:
-        """Read a tensor into a C-contiguous array of its shape, of any float dtype or its own.
+        """Read a tensor into a C-contiguous array of its shape, of any float dtype, bfloat16 too
+        (`tensor.dtypes`), or its own.
 
         A wider dtype holds every value exactly; a narrower one rounds.
 
@@ -88,7 +92,13 @@ class Reader(ABC):
         raw = RAW[stored.dtype]
         if out.shape != stored.shape or not out.flags.c_contiguous:
             raise ValueError(f"{name} is {stored.shape}, the array for it {out.shape}")
-        if out.dtype == raw and stored.dtype != "bfloat16":
+        if out.dtype == BFLOAT16 and stored.dtype == "bfloat16":
+            self.read_raw(name, out.view(np.uint16))
+        elif out.dtype == BFLOAT16:
+            wide = np.empty(out.shape, np.float32)
+            self.read_into(name, wide)
+            out[...] = converted(wide, BFLOAT16)
+        elif out.dtype == raw and stored.dtype != "bfloat16":
             self.read_raw(name, out)
             if stored.dtype == "bool" and out.size and out.view(np.uint8).max() > 1:
                 raise ValueError(f"{self.source}: tensor {name!r}: a boolean is neither 0 nor 1")
@@ -133,14 +143,7 @@ class Reader(ABC):
 
 def widened(raw: np.ndarray, dtype: str) -> np.ndarray:
     """float16 and bfloat16, stored as `dtype`, as float32; other arrays as they are."""
-    if dtype == "bfloat16":
-        bits = raw.astype(np.uint32)
-        bits <<= 16
-        return bits.view(np.float32)
-    if dtype == "float16":
-        with np.errstate(invalid="ignore"):  # some processors flag NaNs
-            return raw.astype(np.float32)
-    return raw
+    return dtypes.widened(raw.view(BFLOAT16) if dtype == "bfloat16" else raw)
 
 
 def fill(f: BinaryIO, start: int, out: np.ndarray, where: str) -> None:
