@@ -88,10 +88,12 @@ class KVCache:
     cross_v), where the latter are those of the encoder's positions, computed once.
     """
 
-    def __init__(self, layers: Sequence[Sequence[Any]] = (), device: str = "cpu") -> None:
-        """device: where to put arrays that are no tensors yet."""
+    def __init__(
+        self, layers: Sequence[Sequence[Any]] = (), device: str = "cpu", dtype: Any = None
+    ) -> None:
+        """device, dtype: of arrays that are no tensors yet."""
         tensors = [
-            [x if isinstance(x, Tensor) else Tensor(x, device=device) for x in layer]
+            [x if isinstance(x, Tensor) else Tensor(x, dtype, device=device) for x in layer]
             for layer in layers
         ]
         self._layers = [_Layer(k, v) for k, v, *_ in tensors]

@@ -133,7 +133,9 @@ def as_array(name: str, values: Any) -> np.ndarray:
 def _cache(model: PreTrainedModel, given: Any, use_cache: bool) -> KVCache | None:
     if given is None:
         return KVCache() if use_cache else None
-    cache = given if isinstance(given, KVCache) else legacy.cache_from_tuples(given, model.device)
+    cache = given if isinstance(given, KVCache) else legacy.cache_from_tuples(
+        given, model.device, model.dtype
+    )
     if len(cache) not in (0, model.config.n_layer):
         raise ValueError(
             f"past_key_values has {len(cache)} layers, the model {model.config.n_layer}"

@@ -15,7 +15,7 @@ import numpy as np
 from minigpt.cache import KVCache
 from minigpt.outputs import BaseModelOutput
 from tensor import Tensor
-from tensor.dtypes import lowest
+from tensor.dtypes import HALVES, lowest
 
 # --- batches of choices: (B, choices, T), as for multiple choice
 
@@ -35,8 +35,9 @@ def with_choices(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 # --- a cache as a tuple
 
 
-def cache_from_tuples(layers: Any, device: str) -> KVCache:
+def cache_from_tuples(layers: Any, device: str, dtype: np.dtype) -> KVCache:
     """A cache on the device, of (k, v) a layer, (B, H, S, D) each, or four with cross-attention.
+    Arrays of NumPy, which has no bfloat16, are rounded for a model in half precision.
 
     ValueError for anything else.
     """
@@ -54,7 +55,7 @@ def cache_from_tuples(layers: Any, device: str) -> KVCache:
         fits = len(shapes) in (2, 4) and all(len(shape) == 4 for shape in shapes)
         if not fits or shapes[0] != shapes[1] or shapes[2:3] != shapes[3:]:
             raise ValueError(f"{wanted}; layer {i} has {shapes}")
-    return KVCache(layers, device)
+    return KVCache(layers, device, dtype if dtype in HALVES else None)
 
 
 # --- masks
