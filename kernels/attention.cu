@@ -126,8 +126,8 @@ extern "C" __global__ void __launch_bounds__(256, 2) attention_rows(
     int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
     int number = blockIdx.x / T, t = blockIdx.x % T;
     Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
-    const float* q_row = Input(q, q_strides, number, H).row(t);
-    Input keys(k, k_strides, number, H), values(v, v_strides, number, H);
+    const float* q_row = Input(q, q_strides, head).row(t);
+    Input keys(k, k_strides, head), values(v, v_strides, head);
     for (int d = threadIdx.x; d < D; d += blockDim.x) query[d] = q_row[d] * scale;
     __syncthreads();
 
@@ -170,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) attention_rows(
         float value = 0.0f;
         for (int w = 0; w < warps; w++)
             value += Online::rescaled(part[w * D + d], tops[w], max);
-        Output(out, out_strides, number, H).row(t)[d] = value * inv;
+        Output(out, out_strides, head).row(t)[d] = value * inv;
     }
     if (threadIdx.x == 0) top[blockIdx.x] = max, inverse[blockIdx.x] = inv;
 }

@@ -30,19 +30,21 @@
 struct Head {
     const float* bias;
     long long bias_t, bias_s;
-    int T, S, causal, dropping;
+    int number, H, T, S, causal, dropping;  // number: of all B H heads
     unsigned long long seed, draw, first;  // first: the flat index of this head's score (0, 0)
     unsigned threshold;
     float factor;
 
-    __device__ Head(const float* bias, const Dims& strides, int head, int H, int T, int S,
+    __device__ Head(const float* bias, const Dims& strides, int number, int H, int T, int S,
                     int causal, int dropping, unsigned long long seed, unsigned long long draw,
                     unsigned threshold, float factor)
-        : bias(bias), bias_t(strides.n[2]), bias_s(strides.n[3]), T(T), S(S), causal(causal),
-          dropping(dropping), seed(seed), draw(draw),
-          first((unsigned long long)head * T * S), threshold(threshold), factor(factor) {
-        if (bias) this->bias += head / H * strides.n[0] + head % H * strides.n[1];
+        : bias(bias), bias_t(strides.n[2]), bias_s(strides.n[3]), number(number), H(H), T(T), S(S),
+          causal(causal), dropping(dropping), seed(seed), draw(draw),
+          first((unsigned long long)number * T * S), threshold(threshold), factor(factor) {
+        if (bias) this->bias += number / H * strides.n[0] + number % H * strides.n[1];
     }
+    // Where this head begins in what has one number a query, (B, H, T).
+    __device__ long long row() const { return (long long)number * T; }
     // How many keys query t sees.
     __device__ int seen(int t) const { return causal ? max(0, min(S, t + S - T + 1)) : S; }
     // The first query that sees key s.
@@ -60,8 +62,10 @@ template <class T>
 struct Matrix {
     T* first;
     long long step;
-    __device__ Matrix(T* x, const Dims& strides, int head, int H)
-        : first(x + head / H * strides.n[0] + head % H * strides.n[1]), step(strides.n[2]) {}
+    __device__ Matrix(T* x, const Dims& strides, int number, int H)
+        : first(x + number / H * strides.n[0] + number % H * strides.n[1]), step(strides.n[2]) {}
+    __device__ Matrix(T* x, const Dims& strides, const Head& head)
+        : Matrix(x, strides, head.number, head.H) {}
     __device__ T* row(int r) const { return first + r * step; }
 };
 typedef Matrix<const float> Input;

@@ -20,83 +20,35 @@
 // tf32, and twice as busy with bfloat16.
 //
 // block 128: 4 warps, 64 queries; 64 keys at a time, for D <= 128 32. grid heads * ceil(T / 64).
-// Shared memory 18, 34 and 33 KiB for D <= 32, 64 and 128; at most 244 registers on sm_80 and sm_90,
-// none spilled: two blocks a multiprocessor.
+// Shared memory 18, 34 and 33 KiB for D <= 32, 64 and 128; at most 235 registers on sm_80 and
+// sm_90, none spilled: two blocks a multiprocessor.
 #include "attention_mma.cuh"
 
 #if HAS_SM_80
 
-// The two rows of a quad, g and g + 8 of the warp's 16.
-struct Rows {
-    float max[2], sum[2];
-    int seen[2];           // how many keys the row sees
-    const float* bias[2];  // of the row, or null
-};
-
-// The scores of keys s0 … s0 + N - 1: with the bias, and -inf where a row does not see the key.
-template <int N>
-__device__ inline void finish_scores(float (&s)[N / 8][4], const Rows& rows, const Head& head,
-                                     int s0) {
-    int key = s0 + threadIdx.x % 4 * 2;
-    if (s0 + N <= rows.seen[0] && s0 + N <= rows.seen[1] && !head.bias) return;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int more = rows.seen[i / 2] - key - i % 2;  // keys that the row sees from this one on
-        const float* bias = rows.bias[i / 2] + (key + i % 2) * head.bias_s;
-#pragma unroll
-        for (int n = 0; n < N / 8; n++, bias += 8 * head.bias_s) {
-            if (8 * n >= more) s[n][i] = -INFINITY;
-            else if (head.bias) s[n][i] += *bias;
-        }
-    }
-}
-
 // Scores become exp(score - maximum so far); sums and results follow a new maximum.
 template <int D, int N>
-__device__ inline void online_softmax(float (&s)[N / 8][4], Rows& rows, float (&o)[D / 8][4]) {
+__device__ inline void online_softmax(float (&s)[N / 8][4], float (&max)[2], float (&sum)[2],
+                                      float (&o)[D / 8][4]) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float higher = rows.max[half];
+        float higher = max[half];
 #pragma unroll
         for (int n = 0; n < N / 8; n++)
             higher = fmaxf(higher, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
         higher = fmaxf(higher, __shfl_xor_sync(0xffffffffu, higher, 1));
         higher = fmaxf(higher, __shfl_xor_sync(0xffffffffu, higher, 2));
         float base = higher == -INFINITY ? 0.0f : higher;  // -inf - -inf is no number
-        float shrink = __expf(rows.max[half] - base), sum = 0.0f;
+        float shrink = __expf(max[half] - base);
+        max[half] = higher;
+        sum[half] *= shrink;
 #pragma unroll
         for (int n = 0; n < N / 8; n++)
 #pragma unroll
-            for (int i = 2 * half; i < 2 * half + 2; i++) sum += s[n][i] = __expf(s[n][i] - base);
-        rows.max[half] = higher;
-        rows.sum[half] = rows.sum[half] * shrink + sum;
+            for (int i = 2 * half; i < 2 * half + 2; i++)
+                sum[half] += s[n][i] = __expf(s[n][i] - base);
 #pragma unroll
         for (int d = 0; d < D / 8; d++) o[d][2 * half] *= shrink, o[d][2 * half + 1] *= shrink;
-    }
-}
-
-// Zeros for the weights that the dropout takes; its factor comes in at the end. The eight keys of a
-// row in s[n] share a counter's bits, if their number is a multiple of eight, and a quad has four
-// such rows in s[n] and s[n + 1]: each lane makes the bits of one, and the others get them.
-template <int N>
-__device__ inline void drop(float (&s)[N / 8][4], const Head& head, int first, int s0) {
-    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    Philox random(head.seed, head.draw);
-#pragma unroll
-    for (int n = 0; n < N / 8; n += 2) {
-        unsigned bits = 0;
-#pragma unroll 1
-        for (int i = 0; i < 8; i++) {
-            float kept = head.kept(random, first + g + t / 2 * 8, s0 + 8 * (n + t % 2) + i);
-            bits |= unsigned(kept != 0.0f) << (8 * t + i);
-        }
-        bits |= __shfl_xor_sync(0xffffffffu, bits, 1);
-        bits |= __shfl_xor_sync(0xffffffffu, bits, 2);
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            int owner = i / 4 + i % 4 / 2 * 2;
-            if (!(bits >> (8 * owner + 2 * t + i % 2) & 1)) s[n + i / 4][i % 4] = 0.0f;
-        }
     }
 }
 
@@ -107,17 +59,11 @@ __device__ void attend(Input q, Input k, Input v, Output out, float* top, float*
     typedef Tile<D, N> Columns;  // names without a comma, which the macros of the emulator need
     __shared__ Columns keys;
     __shared__ Columns values;
-    int g = threadIdx.x % 32 / 4, first = block * M + threadIdx.x / 32 * 16;
+    int first = block * M + threadIdx.x / 32 * 16;  // of the warp's queries
     typename Precision::Left queries[D / 16];
     load_rows<Precision, D>(queries, q, first, head.T, columns, scale);
-    Rows rows;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        int t = min(first + g + 8 * half, head.T - 1);  // a row outside is not stored
-        rows.max[half] = -INFINITY, rows.sum[half] = 0.0f;
-        rows.seen[half] = head.seen(t), rows.bias[half] = head.bias + t * head.bias_t;
-    }
-    float o[D / 8][4] = {};
+    Rows rows = rows_of_queries(head, first);
+    float max[2] = {-INFINITY, -INFINITY}, sum[2] = {}, o[D / 8][4] = {};
     int end = head.seen(min(block * M + M, head.T) - 1);  // the last query sees the most
     if (end > 0) copy<D, N, THREADS>(keys, k, 0, head.S, columns, vector);
     for (int s0 = 0; s0 < end; s0 += N) {
@@ -129,38 +75,27 @@ __device__ void attend(Input q, Input k, Input v, Output out, float* top, float*
         cp_async_wait<0>();
         __syncthreads();  // these values are here, and the keys have been used
         if (s0 + N < end) copy<D, N, THREADS>(keys, k, s0 + N, head.S, columns, vector);
-        finish_scores<N>(s, rows, head, s0);
-        online_softmax<D, N>(s, rows, o);
-        if (head.dropping) drop<N>(s, head, first, s0);
+        finish_scores<N>(s, rows, s0);
+        online_softmax<D, N>(s, max, sum, o);
+        if (head.dropping) {
+            unsigned kept = kept_scores<N, false>(head, first, s0);
+#pragma unroll
+            for (int i = 0; i < N / 2; i++)
+                if (!(kept >> i & 1)) s[i / 4][i % 4] = 0.0f;  // its factor comes in at the end
+        }
         add_products<Precision, D, N>(s, values, o);
     }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float sum = rows.sum[half];
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        int t = first + g + 8 * half;
+        sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
+        sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
+        int t = first + threadIdx.x % 32 / 4 + 8 * half;
         if (t >= head.T) continue;
-        float inv = 1.0f / sum;
+        float inv = 1.0f / sum[half];
         store_row<D>(out.row(t), columns, o, half, inv * head.factor, vector);
-        if (threadIdx.x % 4 == 0) top[t] = rows.max[half], inverse[t] = inv;
+        if (threadIdx.x % 4 > 0) continue;
+        top[head.row() + t] = max[half], inverse[head.row() + t] = inv;
     }
-}
-
-template <class Precision, int D, int N>
-__device__ void forward(const float* q, const float* k, const float* v, const float* bias,
-                        float* out, float* top, float* inverse, int heads, int H, int T, int S,
-                        int columns, const Dims& q_strides, const Dims& k_strides,
-                        const Dims& v_strides, const Dims& out_strides, const Dims& bias_strides,
-                        float scale, int causal, int dropping, unsigned long long seed,
-                        unsigned long long draw, unsigned threshold, float factor, int vector) {
-    // The last queries see the most keys: their blocks begin first.
-    int number = blockIdx.x % heads, block = (gridDim.x - 1 - blockIdx.x) / heads;
-    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
-    long long row = (long long)number * T;
-    attend<Precision, D, N>(Input(q, q_strides, number, H), Input(k, k_strides, number, H),
-                            Input(v, v_strides, number, H), Output(out, out_strides, number, H),
-                            top + row, inverse + row, head, block, columns, scale, vector);
 }
 
 #endif  // HAS_SM_80
@@ -173,9 +108,11 @@ extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_
         int causal, int dropping, unsigned long long seed, unsigned long long draw,
         unsigned threshold, float factor, int vector) {
 #if HAS_SM_80
-    forward<Tf32, 32, 64>(q, k, v, bias, out, top, inverse, heads, H, T, S, D, q_strides,
-                         k_strides, v_strides, out_strides, bias_strides, scale, causal, dropping,
-                         seed, draw, threshold, factor, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    attend<Tf32, 32, 64>(Input(q, q_strides, head), Input(k, k_strides, head),
+                         Input(v, v_strides, head), Output(out, out_strides, head), top, inverse,
+                         head, block_from_the_last(heads), D, scale, vector);
 #endif
 }
 
@@ -187,9 +124,11 @@ extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_
         int causal, int dropping, unsigned long long seed, unsigned long long draw,
         unsigned threshold, float factor, int vector) {
 #if HAS_SM_80
-    forward<Tf32, 64, 64>(q, k, v, bias, out, top, inverse, heads, H, T, S, D, q_strides,
-                         k_strides, v_strides, out_strides, bias_strides, scale, causal, dropping,
-                         seed, draw, threshold, factor, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    attend<Tf32, 64, 64>(Input(q, q_strides, head), Input(k, k_strides, head),
+                         Input(v, v_strides, head), Output(out, out_strides, head), top, inverse,
+                         head, block_from_the_last(heads), D, scale, vector);
 #endif
 }
 
@@ -201,9 +140,11 @@ extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_
         int causal, int dropping, unsigned long long seed, unsigned long long draw,
         unsigned threshold, float factor, int vector) {
 #if HAS_SM_80
-    forward<Tf32, 128, 32>(q, k, v, bias, out, top, inverse, heads, H, T, S, D, q_strides,
-                         k_strides, v_strides, out_strides, bias_strides, scale, causal, dropping,
-                         seed, draw, threshold, factor, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    attend<Tf32, 128, 32>(Input(q, q_strides, head), Input(k, k_strides, head),
+                          Input(v, v_strides, head), Output(out, out_strides, head), top, inverse,
+                          head, block_from_the_last(heads), D, scale, vector);
 #endif
 }
 
@@ -215,9 +156,11 @@ extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_
         int causal, int dropping, unsigned long long seed, unsigned long long draw,
         unsigned threshold, float factor, int vector) {
 #if HAS_SM_80
-    forward<Bf16, 32, 64>(q, k, v, bias, out, top, inverse, heads, H, T, S, D, q_strides,
-                         k_strides, v_strides, out_strides, bias_strides, scale, causal, dropping,
-                         seed, draw, threshold, factor, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    attend<Bf16, 32, 64>(Input(q, q_strides, head), Input(k, k_strides, head),
+                         Input(v, v_strides, head), Output(out, out_strides, head), top, inverse,
+                         head, block_from_the_last(heads), D, scale, vector);
 #endif
 }
 
@@ -229,9 +172,11 @@ extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_
         int causal, int dropping, unsigned long long seed, unsigned long long draw,
         unsigned threshold, float factor, int vector) {
 #if HAS_SM_80
-    forward<Bf16, 64, 64>(q, k, v, bias, out, top, inverse, heads, H, T, S, D, q_strides,
-                         k_strides, v_strides, out_strides, bias_strides, scale, causal, dropping,
-                         seed, draw, threshold, factor, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    attend<Bf16, 64, 64>(Input(q, q_strides, head), Input(k, k_strides, head),
+                         Input(v, v_strides, head), Output(out, out_strides, head), top, inverse,
+                         head, block_from_the_last(heads), D, scale, vector);
 #endif
 }
 
@@ -243,8 +188,10 @@ extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_
         int causal, int dropping, unsigned long long seed, unsigned long long draw,
         unsigned threshold, float factor, int vector) {
 #if HAS_SM_80
-    forward<Bf16, 128, 32>(q, k, v, bias, out, top, inverse, heads, H, T, S, D, q_strides,
-                         k_strides, v_strides, out_strides, bias_strides, scale, causal, dropping,
-                         seed, draw, threshold, factor, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    attend<Bf16, 128, 32>(Input(q, q_strides, head), Input(k, k_strides, head),
+                          Input(v, v_strides, head), Output(out, out_strides, head), top, inverse,
+                          head, block_from_the_last(heads), D, scale, vector);
 #endif
 }

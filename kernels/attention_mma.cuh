@@ -151,6 +151,82 @@ __device__ inline void add_products(const float (&w)[N / 8][4], const Tile<D, N>
     }
 }
 
+// What a row of scores has to do with its columns. Rows may be queries and columns keys, or the
+// other way round; a lane has two rows, g and g + 8 of its warp's 16.
+struct Rows {
+    int begin[2], end[2];  // the columns that belong together with the row; none, if it is outside
+    const float* bias[2];  // at column 0, or null
+    long long bias_step;   // from one column to the next
+};
+__device__ inline Rows rows_of_queries(const Head& head, int first) {
+    Rows rows = {{}, {}, {}, head.bias_s};
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int t = first + threadIdx.x % 32 / 4 + 8 * half;
+        rows.end[half] = t < head.T ? head.seen(t) : 0;
+        rows.bias[half] = head.bias ? head.bias + t * head.bias_t : nullptr;
+    }
+    return rows;
+}
+__device__ inline Rows rows_of_keys(const Head& head, int first) {
+    Rows rows = {{}, {}, {}, head.bias_t};
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int s = first + threadIdx.x % 32 / 4 + 8 * half;
+        rows.begin[half] = head.first_to_see(s), rows.end[half] = s < head.S ? head.T : 0;
+        rows.bias[half] = head.bias ? head.bias + s * head.bias_s : nullptr;
+    }
+    return rows;
+}
+
+// The scores of columns c0 … c0 + N - 1: with the bias, and -inf where a query does not see a key.
+template <int N>
+__device__ inline void finish_scores(float (&s)[N / 8][4], const Rows& rows, int c0) {
+    bool all = c0 >= max(rows.begin[0], rows.begin[1]) && c0 + N <= min(rows.end[0], rows.end[1]);
+    if (all && !rows.bias[0]) return;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int column = c0 + threadIdx.x % 4 * 2 + i % 2;
+        const float* bias = rows.bias[i / 2];
+        if (bias) bias += column * rows.bias_step;
+#pragma unroll
+        for (int n = 0; n < N / 8; n++) {
+            if (column + 8 * n < rows.begin[i / 2] || column + 8 * n >= rows.end[i / 2])
+                s[n][i] = -INFINITY;
+            else if (bias) s[n][i] += bias[8 * n * rows.bias_step];
+        }
+    }
+}
+
+// Which of the lane's scores the dropout keeps, as bits: s[n][i] is bit 4 n + i. The warp's rows
+// begin at `first`, the columns at c0; rows are queries, or with KEYS_ARE_ROWS keys.
+// Eight neighbouring keys of a query share a counter's bits, if S is a multiple of eight; and 16 by
+// 16 scores are 32 such eights: each lane makes the bits of one, and the others ask it for them.
+template <int N, bool KEYS_ARE_ROWS>
+__device__ inline unsigned kept_scores(const Head& head, int first, int c0) {
+    static_assert(N <= 64, "a lane has N / 2 scores, and 32 bits");
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    Philox random(head.seed, head.draw);
+    unsigned all = 0;
+#pragma unroll 1
+    for (int n = 0; n < N / 8; n += 2) {
+        int query = (KEYS_ARE_ROWS ? c0 + 8 * n : first) + lane % 16;
+        int key = (KEYS_ARE_ROWS ? first : c0 + 8 * n) + lane / 16 * 8;
+        unsigned eight = 0;
+#pragma unroll 1
+        for (int i = 0; i < 8; i++)
+            eight |= unsigned(head.kept(random, query, key + i) != 0.0f) << i;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            int row = g + i % 4 / 2 * 8, column = i / 4 * 8 + 2 * t + i % 2;
+            int in_queries = KEYS_ARE_ROWS ? column : row, in_keys = KEYS_ARE_ROWS ? row : column;
+            unsigned bits = __shfl_sync(0xffffffffu, eight, in_queries + in_keys / 8 * 16);
+            all |= (bits >> in_keys % 8 & 1) << (4 * n + i);
+        }
+    }
+    return all;
+}
+
 // The lane's results of row g (half = 0) or g + 8 (half = 1), times a factor, go to the first
 // `columns` columns of a row `to`.
 template <int D>

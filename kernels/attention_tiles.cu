@@ -71,12 +71,8 @@ __device__ void tiles(Input q, Input k, Input v, Output out, float* top, float* 
         int t = t0 + y + M / 4 * i;
         if (t >= head.T) continue;
         float inv = 1.0f / sum[i];
-#pragma unroll
-        for (int c = 0; c < D / 32; c++)
-            store(out.row(t), 4 * (x + 8 * c), columns, o[i][c], inv, vector);
-        if (x > 0) continue;
-        top[t] = max[i];
-        inverse[t] = inv;
+        store_row<D>(out.row(t), x, columns, o[i], inv, vector);
+        if (x == 0) top[head.row() + t] = max[i], inverse[head.row() + t] = inv;
     }
 }
 
@@ -87,13 +83,11 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_tiles_32(
         Dims k_strides, Dims v_strides, Dims out_strides, Dims bias_strides, float scale,
         int causal, int dropping, unsigned long long seed, unsigned long long draw,
         unsigned threshold, float factor, int vector) {
-    // The last queries see the most keys: their blocks begin first.
-    int number = blockIdx.x % heads, block = (gridDim.x - 1 - blockIdx.x) / heads;
-    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
-    long long row = (long long)number * T;
-    tiles<32, 64, 32>(Input(q, q_strides, number, H), Input(k, k_strides, number, H),
-                      Input(v, v_strides, number, H), Output(out, out_strides, number, H),
-                      top + row, inverse + row, head, block, D, scale, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    tiles<32, 64, 32>(Input(q, q_strides, head), Input(k, k_strides, head),
+                      Input(v, v_strides, head), Output(out, out_strides, head), top, inverse, head,
+                      block_from_the_last(heads), D, scale, vector);
 }
 extern "C" __global__ void __launch_bounds__(128, 3) attention_tiles_64(
         const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
@@ -102,12 +96,11 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_tiles_64(
         Dims k_strides, Dims v_strides, Dims out_strides, Dims bias_strides, float scale,
         int causal, int dropping, unsigned long long seed, unsigned long long draw,
         unsigned threshold, float factor, int vector) {
-    int number = blockIdx.x % heads, block = (gridDim.x - 1 - blockIdx.x) / heads;
-    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
-    long long row = (long long)number * T;
-    tiles<64, 64, 32>(Input(q, q_strides, number, H), Input(k, k_strides, number, H),
-                      Input(v, v_strides, number, H), Output(out, out_strides, number, H),
-                      top + row, inverse + row, head, block, D, scale, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    tiles<64, 64, 32>(Input(q, q_strides, head), Input(k, k_strides, head),
+                      Input(v, v_strides, head), Output(out, out_strides, head), top, inverse, head,
+                      block_from_the_last(heads), D, scale, vector);
 }
 extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_128(
         const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
@@ -116,10 +109,9 @@ extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_128(
         Dims k_strides, Dims v_strides, Dims out_strides, Dims bias_strides, float scale,
         int causal, int dropping, unsigned long long seed, unsigned long long draw,
         unsigned threshold, float factor, int vector) {
-    int number = blockIdx.x % heads, block = (gridDim.x - 1 - blockIdx.x) / heads;
-    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
-    long long row = (long long)number * T;
-    tiles<128, 32, 16>(Input(q, q_strides, number, H), Input(k, k_strides, number, H),
-                       Input(v, v_strides, number, H), Output(out, out_strides, number, H),
-                       top + row, inverse + row, head, block, D, scale, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    tiles<128, 32, 16>(Input(q, q_strides, head), Input(k, k_strides, head),
+                       Input(v, v_strides, head), Output(out, out_strides, head), top, inverse,
+                       head, block_from_the_last(heads), D, scale, vector);
 }

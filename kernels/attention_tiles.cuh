@@ -118,3 +118,16 @@ __device__ inline void store(float* to, int c, int columns, float4 o, float fact
     if (c + 2 < columns) to[c + 2] = o.z;
     if (c + 3 < columns) to[c + 3] = o.w;
 }
+// Its results of a row: columns 4 (x + 8 c) … + 3.
+template <int D>
+__device__ inline void store_row(float* to, int x, int columns, const float4 (&o)[D / 32],
+                                 float factor, int vector) {
+#pragma unroll
+    for (int c = 0; c < D / 32; c++) store(to, 4 * (x + 8 * c), columns, o[c], factor, vector);
+}
+
+// The number of a block among those of its head, counted from the last one: the last queries see
+// the most keys, so their blocks begin first.
+__device__ inline int block_from_the_last(int heads) {
+    return (gridDim.x - 1 - blockIdx.x) / heads;
+}

@@ -7,7 +7,8 @@
 // the queries for dk and dv. Both do the products q k^T and dout v^T. One kernel that did these
 // once would have to add dq by atomics, in another order each time: 7 products instead of 5 are the
 // price of the same bits. attention_row_products gives them r.
-// For D <= 32, 64 and 128, the last with 16 queries and keys instead of 32.
+// For D <= 32, 64 and 128, the last with 16 queries and keys instead of 32. A larger head takes the
+// plain path of attention.cu, with the scores in memory.
 // block 64, grids heads * ceil(T / 32) and heads * ceil(S / 32); for D <= 128 block 32, 16 each.
 #include "attention_tiles.cuh"
 
@@ -42,6 +43,7 @@ __device__ void tiles_backward_queries(Input dout, Input q, Input k, Input v, co
     __shared__ Columns values;
     __shared__ Block weights;
     int x = threadIdx.x % 8, y = threadIdx.x / 8, t0 = block * M;
+    top += head.row(), inverse += head.row(), r += head.row();
     load<D, M, 2 * M>(queries, q, t0, head.T, columns, scale, vector);
     load<D, M, 2 * M>(douts, dout, t0, head.T, columns, 1.0f, vector);
     float4 o[4][D / 32] = {};
@@ -77,10 +79,7 @@ __device__ void tiles_backward_queries(Input dout, Input q, Input k, Input v, co
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         int t = t0 + y + M / 4 * i;
-        if (t >= head.T) continue;
-#pragma unroll
-        for (int c = 0; c < D / 32; c++)
-            store(dq.row(t), 4 * (x + 8 * c), columns, o[i][c], scale, vector);
+        if (t < head.T) store_row<D>(dq.row(t), x, columns, o[i], scale, vector);
     }
 }
 
@@ -98,6 +97,7 @@ __device__ void tiles_backward_keys(Input dout, Input q, Input k, Input v, const
     __shared__ Columns douts;
     __shared__ Block weights;
     int x = threadIdx.x % 8, y = threadIdx.x / 8, s0 = block * M;
+    top += head.row(), inverse += head.row(), r += head.row();
     load<D, M, 2 * M>(keys, k, s0, head.S, columns, 1.0f, vector);
     load<D, M, 2 * M>(values, v, s0, head.S, columns, 1.0f, vector);
     float4 k_sum[4][D / 32] = {}, v_sum[4][D / 32] = {};
@@ -139,11 +139,8 @@ __device__ void tiles_backward_keys(Input dout, Input q, Input k, Input v, const
     for (int i = 0; i < 4; i++) {
         int s = s0 + y + M / 4 * i;
         if (s >= head.S) continue;
-#pragma unroll
-        for (int c = 0; c < D / 32; c++) {
-            store(dk.row(s), 4 * (x + 8 * c), columns, k_sum[i][c], 1.0f, vector);
-            store(dv.row(s), 4 * (x + 8 * c), columns, v_sum[i][c], 1.0f, vector);
-        }
+        store_row<D>(dk.row(s), x, columns, k_sum[i], 1.0f, vector);
+        store_row<D>(dv.row(s), x, columns, v_sum[i], 1.0f, vector);
     }
 }
 
@@ -155,13 +152,12 @@ extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_backward_que
         Dims dout_strides, Dims q_strides, Dims k_strides, Dims v_strides, Dims dq_strides,
         Dims bias_strides, float scale, int causal, int dropping, unsigned long long seed,
         unsigned long long draw, unsigned threshold, float factor, int vector) {
-    int number = blockIdx.x % heads, block = (gridDim.x - 1 - blockIdx.x) / heads;
-    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
-    long long row = (long long)number * T;
-    tiles_backward_queries<32, 32, 32>(
-        Input(dout, dout_strides, number, H), Input(q, q_strides, number, H),
-        Input(k, k_strides, number, H), Input(v, v_strides, number, H), top + row, inverse + row,
-        r + row, Output(dq, dq_strides, number, H), head, block, D, scale, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    tiles_backward_queries<32, 32, 32>(Input(dout, dout_strides, head), Input(q, q_strides, head),
+                                       Input(k, k_strides, head), Input(v, v_strides, head), top,
+                                       inverse, r, Output(dq, dq_strides, head), head,
+                                       block_from_the_last(heads), D, scale, vector);
 }
 extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_backward_keys_32(
         const float* __restrict__ dout, const float* __restrict__ q, const float* __restrict__ k,
@@ -172,14 +168,13 @@ extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_backward_key
         Dims v_strides, Dims dk_strides, Dims dv_strides, Dims bias_strides, float scale,
         int causal, int dropping, unsigned long long seed, unsigned long long draw,
         unsigned threshold, float factor, int vector) {
-    int number = blockIdx.x % heads, block = blockIdx.x / heads;  // the first keys are seen by most
-    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
-    long long row = (long long)number * T;
-    tiles_backward_keys<32, 32, 32>(
-        Input(dout, dout_strides, number, H), Input(q, q_strides, number, H),
-        Input(k, k_strides, number, H), Input(v, v_strides, number, H), top + row, inverse + row,
-        r + row, Output(dk, dk_strides, number, H), Output(dv, dv_strides, number, H), head, block,
-        D, scale, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    tiles_backward_keys<32, 32, 32>(Input(dout, dout_strides, head), Input(q, q_strides, head),
+                                    Input(k, k_strides, head), Input(v, v_strides, head), top,
+                                    inverse, r, Output(dk, dk_strides, head),
+                                    Output(dv, dv_strides, head), head, blockIdx.x / heads, D,
+                                    scale, vector);
 }
 
 extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_backward_queries_64(
@@ -190,13 +185,12 @@ extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_backward_que
         Dims dout_strides, Dims q_strides, Dims k_strides, Dims v_strides, Dims dq_strides,
         Dims bias_strides, float scale, int causal, int dropping, unsigned long long seed,
         unsigned long long draw, unsigned threshold, float factor, int vector) {
-    int number = blockIdx.x % heads, block = (gridDim.x - 1 - blockIdx.x) / heads;
-    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
-    long long row = (long long)number * T;
-    tiles_backward_queries<64, 32, 32>(
-        Input(dout, dout_strides, number, H), Input(q, q_strides, number, H),
-        Input(k, k_strides, number, H), Input(v, v_strides, number, H), top + row, inverse + row,
-        r + row, Output(dq, dq_strides, number, H), head, block, D, scale, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    tiles_backward_queries<64, 32, 32>(Input(dout, dout_strides, head), Input(q, q_strides, head),
+                                       Input(k, k_strides, head), Input(v, v_strides, head), top,
+                                       inverse, r, Output(dq, dq_strides, head), head,
+                                       block_from_the_last(heads), D, scale, vector);
 }
 extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_backward_keys_64(
         const float* __restrict__ dout, const float* __restrict__ q, const float* __restrict__ k,
@@ -207,14 +201,13 @@ extern "C" __global__ void __launch_bounds__(64, 4) attention_tiles_backward_key
         Dims v_strides, Dims dk_strides, Dims dv_strides, Dims bias_strides, float scale,
         int causal, int dropping, unsigned long long seed, unsigned long long draw,
         unsigned threshold, float factor, int vector) {
-    int number = blockIdx.x % heads, block = blockIdx.x / heads;  // the first keys are seen by most
-    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
-    long long row = (long long)number * T;
-    tiles_backward_keys<64, 32, 32>(
-        Input(dout, dout_strides, number, H), Input(q, q_strides, number, H),
-        Input(k, k_strides, number, H), Input(v, v_strides, number, H), top + row, inverse + row,
-        r + row, Output(dk, dk_strides, number, H), Output(dv, dv_strides, number, H), head, block,
-        D, scale, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    tiles_backward_keys<64, 32, 32>(Input(dout, dout_strides, head), Input(q, q_strides, head),
+                                    Input(k, k_strides, head), Input(v, v_strides, head), top,
+                                    inverse, r, Output(dk, dk_strides, head),
+                                    Output(dv, dv_strides, head), head, blockIdx.x / heads, D,
+                                    scale, vector);
 }
 
 extern "C" __global__ void __launch_bounds__(32) attention_tiles_backward_queries_128(
@@ -225,13 +218,12 @@ extern "C" __global__ void __launch_bounds__(32) attention_tiles_backward_querie
         Dims dout_strides, Dims q_strides, Dims k_strides, Dims v_strides, Dims dq_strides,
         Dims bias_strides, float scale, int causal, int dropping, unsigned long long seed,
         unsigned long long draw, unsigned threshold, float factor, int vector) {
-    int number = blockIdx.x % heads, block = (gridDim.x - 1 - blockIdx.x) / heads;
-    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
-    long long row = (long long)number * T;
-    tiles_backward_queries<128, 16, 16>(
-        Input(dout, dout_strides, number, H), Input(q, q_strides, number, H),
-        Input(k, k_strides, number, H), Input(v, v_strides, number, H), top + row, inverse + row,
-        r + row, Output(dq, dq_strides, number, H), head, block, D, scale, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    tiles_backward_queries<128, 16, 16>(Input(dout, dout_strides, head), Input(q, q_strides, head),
+                                        Input(k, k_strides, head), Input(v, v_strides, head), top,
+                                        inverse, r, Output(dq, dq_strides, head), head,
+                                        block_from_the_last(heads), D, scale, vector);
 }
 extern "C" __global__ void __launch_bounds__(32) attention_tiles_backward_keys_128(
         const float* __restrict__ dout, const float* __restrict__ q, const float* __restrict__ k,
@@ -242,12 +234,11 @@ extern "C" __global__ void __launch_bounds__(32) attention_tiles_backward_keys_1
         Dims v_strides, Dims dk_strides, Dims dv_strides, Dims bias_strides, float scale,
         int causal, int dropping, unsigned long long seed, unsigned long long draw,
         unsigned threshold, float factor, int vector) {
-    int number = blockIdx.x % heads, block = blockIdx.x / heads;  // the first keys are seen by most
-    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
-    long long row = (long long)number * T;
-    tiles_backward_keys<128, 16, 16>(
-        Input(dout, dout_strides, number, H), Input(q, q_strides, number, H),
-        Input(k, k_strides, number, H), Input(v, v_strides, number, H), top + row, inverse + row,
-        r + row, Output(dk, dk_strides, number, H), Output(dv, dv_strides, number, H), head, block,
-        D, scale, vector);
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    tiles_backward_keys<128, 16, 16>(Input(dout, dout_strides, head), Input(q, q_strides, head),
+                                     Input(k, k_strides, head), Input(v, v_strides, head), top,
+                                     inverse, r, Output(dk, dk_strides, head),
+                                     Output(dv, dv_strides, head), head, blockIdx.x / heads, D,
+                                     scale, vector);
 }

@@ -86,7 +86,9 @@ def layer_norm_backward_sum(C: int) -> int:
 
 
 def attention(version: str, block: int, heads: int, T: int) -> int:
-    """Of attention_tiles_…, attention_mma_… and attention_rows; heads: B H."""
+    """Of attention_tiles_…, attention_mma_… and attention_rows; heads: B H. The backward's kernels
+    have as many with T, or with S for T, rows.
+    """
     return heads * (T if version == "attention_rows" else ceil_div(T, block // 2))
 
 

@@ -88,7 +88,7 @@ def attention_backward(
         Version("attention_softmax_backward_warp", be.threads) if plain else
         Version("attention_tiles_backward", 64)
     )  # fmt: skip
-    if how.name == "attention_tiles_backward":
+    if not how.name.startswith("attention_softmax"):
         return _tiles_backward(be, how, dout, q, k, v, out, bias, scale, causal, dropout, stats)
     p = product(be, q, k, None, False, True)  # (B, H, T, S), as da
     _softmax(be, Version("attention_softmax_warp", how.block, how.order), p, bias, None, None,
@@ -125,7 +125,9 @@ def _tiles_backward(
 ) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     B, H, T, D = q.shape
     S, heads, size = k.shape[2], B * H, _tile(D)
-    rows = 32 if size <= 64 else 16  # of a block, with two threads each
+    file = _file(how.name)
+    # Two threads a row of a block of the tiles, which has 32 rows, or 16 for D <= 128.
+    block = 128 if "mma" in how.name else 64 if size <= 64 else 32
     top, inverse = stats
     r = be.empty((B, H, T), q.dtype)
     be.kernel("attention_tiles_backward.cu", "attention_row_products")(
@@ -138,13 +140,14 @@ def _tiles_backward(
     strides = [x.strides[:3] for x in inputs]
     numbers = (_bias_strides(bias, (B, H, T, S)), scale, int(causal), *_dropping(dropout),
                _vector(D, *inputs))  # fmt: skip
-    be.kernel("attention_tiles_backward.cu", f"attention_tiles_backward_queries_{size}")(
+    be.kernel(file, f"{how.name}_queries_{size}")(
         *arrays, dq.strided, heads, H, T, S, D, *strides, dq.strides[:3], *numbers,
-        grid=heads * ceil_div(T, rows), block=2 * rows, order=how.order,
+        grid=grids.attention(how.name, block, heads, T), block=block, order=how.order,
     )  # fmt: skip
-    be.kernel("attention_tiles_backward.cu", f"attention_tiles_backward_keys_{size}")(
+    be.kernel(file, f"{how.name}_keys_{size}")(
         *arrays, dk.strided, dv.strided, heads, H, T, S, D, *strides, dk.strides[:3],
-        dv.strides[:3], *numbers, grid=heads * ceil_div(S, rows), block=2 * rows, order=how.order,
+        dv.strides[:3], *numbers,
+        grid=grids.attention(how.name, block, heads, S), block=block, order=how.order,
     )  # fmt: skip
     return dq, dk, dv
 
@@ -158,9 +161,12 @@ def _best(be: Launcher, T: int, S: int, D: int, want_weights: bool) -> Version:
 
 
 def _file(name: str) -> str:
-    """Where a forward kernel is: attention_mma_tf32_64 is one of attention_mma.cu."""
-    family = "_".join(name.split("_")[:2])
-    return f"{family}.cu" if family in ("attention_tiles", "attention_mma") else "attention.cu"
+    """Where a version is."""
+    for family in ("attention_tiles_backward", "attention_mma_backward", "attention_tiles",
+                   "attention_mma"):  # fmt: skip
+        if name.startswith(family):
+            return f"{family}.cu"
+    return "attention.cu"
 
 
 def _tile(D: int) -> int:

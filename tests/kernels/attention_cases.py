@@ -103,4 +103,5 @@ def check(
             if S > 1:
                 close(g, e, tolerance(backward))
             else:           # of one key dq and dk are 0, but for rounding
-                assert np.abs(g.numpy() - e).max() < 1e-5 * max(1, np.abs(e).max())
+                bound = tolerance(backward) / 10 * max(1, np.abs(e).max())
+                assert np.abs(g.numpy() - e).max() < bound

@@ -22,6 +22,10 @@ from tests.kernels.emulated import maker, needs_compiler
 
 pytestmark = pytest.mark.slow
 FORWARD = [Version("attention_mma_tf32", 128), Version("attention_mma_bf16", 128)]
+BACKWARD = [Version("attention_mma_backward_tf32", 128),
+            Version("attention_mma_backward_bf16", 128)]
+BOTH = pytest.mark.parametrize(("forward", "backward"), list(zip(FORWARD, BACKWARD)),
+                               ids=["tf32", "bf16"])
 # (B, H, T, S, D): tiles of 64 queries and 64 keys (32 for D > 64), begun and whole, one and several
 SHAPES = [(2, 3, 33, 33, 8), (1, 2, 1, 1, 1), (1, 1, 65, 65, 33), (1, 2, 33, 65, 64),
           (2, 1, 3, 130, 20), (1, 1, 64, 128, 32), (1, 1, 70, 131, 100), (1, 1, 17, 33, 128),
@@ -95,58 +99,107 @@ def test_the_same_statistics_as_in_float32(version):
         close(b, a.numpy().astype(np.float64), tolerance(version))
 
 
+@BOTH
+def test_backward_shapes(forward, backward):
+    shapes = [(2, 2, 33, 33, 8), (1, 2, 1, 1, 1), (1, 1, 65, 65, 33), (1, 2, 33, 65, 64),
+              (2, 1, 3, 130, 20), (1, 1, 64, 128, 32), (1, 1, 131, 140, 64)]
+    for order in ORDERS:
+        for number, shape in enumerate(shapes):
+            check(sized(forward, shape[4]), backward._replace(order=order), shape,
+                  causal=number % 2 == 0)
+        for causal in (False, True):
+            check(sized(forward, 8), backward._replace(order=order), (1, 2, 9, 70, 8), causal)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@BOTH
+def test_backward_with_bias_and_dropout(forward, backward, causal):
+    for axes in [(2, 3, 40, 65), (1, 3, 1, 65), (2, 1, 40, 1), (1, 1, 1, 1)]:
+        bias = normal(5, axes)[0].astype(np.float64)
+        check(sized(forward, 8), backward, (2, 3, 40, 65, 8), causal, bias)
+        check(sized(forward, 8), backward, (2, 3, 40, 65, 8), causal, bias, DROPOUT)
+    for order in ORDERS:
+        check(sized(forward, 64), backward._replace(order=order), (1, 2, 70, 136, 64), causal,
+              dropout=DROPOUT)
+
+
+@BOTH
+def test_backward_checked(forward, backward):
+    for shape in [(1, 2, 9, 70, 8), (1, 1, 66, 67, 64)]:
+        bias = normal(5, (1, 1, *shape[2:4]))[0].astype(np.float64)
+        check(sized(forward, shape[4]), backward._replace(order=ORDERS[-1]), shape, True, bias,
+              DROPOUT, checked=True)
+
+
 # ---- planted bugs
 
 WAIT, BARRIER = r"        cp_async_wait<0>\(\);\n", r"        __syncthreads\(\);[^\n]*\n"
-BUGS = {"no wait for keys": (WAIT, 0), "no wait for values": (WAIT, 1),
-        "values overwritten": (BARRIER, 0), "keys overwritten": (BARRIER, 1)}
+BUGS = {
+    "no wait for keys": ("attention_mma", WAIT, 0),
+    "no wait for values": ("attention_mma", WAIT, 1),
+    "values overwritten": ("attention_mma", BARRIER, 0),
+    "keys overwritten": ("attention_mma", BARRIER, 1),
+    "no wait in dq": ("attention_mma_backward", WAIT, 0),
+    "overwritten in dq": ("attention_mma_backward", BARRIER, 0),
+    "no wait in dk": ("attention_mma_backward", WAIT, 1),
+    "overwritten in dk": ("attention_mma_backward", BARRIER, 1),
+}
 
 
-def one_kernel_without(text, number):
-    """The file with one kernel, tf32 for D <= 32, and without the number-th match of `text`."""
-    head, first, *_ = re.split(r'(?=extern "C")', (HERE / "attention_mma.cu").read_text())
+def without(file, text, number):
+    """The kernels of a file for tf32 and D <= 32, without the number-th match of `text`."""
+    head, *kernels = re.split(r'(?=extern "C")', (HERE / f"{file}.cu").read_text())
     at = list(re.finditer(text, head))[number]
-    return head[:at.start()] + head[at.end():] + first
+    return head[:at.start()] + head[at.end():] + "".join(
+        k for k in kernels if re.search(r"tf32_(\w+_)?32\(", k))
 
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_missing_wait_or_barrier_shows(bug, tmp_path, monkeypatch):
     needs_compiler()
     be = backend(checked=True)
-    module = maker(tmp_path)(one_kernel_without(*BUGS[bug]), True)
-    monkeypatch.setattr(be, "kernel", lambda file, name: module[name])
+    module, load = maker(tmp_path)(without(*BUGS[bug]), True), be.kernel
+    monkeypatch.setattr(be, "kernel", lambda file, name: (
+        module[name] if file == f"{BUGS[bug][0]}.cu" else load(file, name)))
     arrays = [as_heads(be, x) for x in normal(0, *[(1, 1, 130, 8)] * 3)]
-    with pytest.raises(KernelError, match="attention_mma_tf32_32: (unlanded|uninitialised|race)"):
-        cuda_attention.attention(be, *arrays, None, 1.0, False, None, False,
-                                 Version("attention_mma_tf32_32", 128, ORDERS[-1]))
+    options = (None, 1.0, False, None)
+    with pytest.raises(KernelError, match=r"attention_mma\w*_32: (unlanded|uninitialised|race)"):
+        out, _, stats = cuda_attention.attention(be, *arrays, *options, False,
+                                                 Version("attention_mma_tf32_32", 128, ORDERS[-1]))
+        cuda_attention.attention_backward(be, out, None, *arrays, out, *options, stats,
+                                          BACKWARD[0]._replace(order=ORDERS[-1]))
 
 
 # ---- what nvcc makes of it
 
-# Registers a thread at most (nvcc 13.0, sm_80 and sm_90), and bytes of shared memory, as the header
-# says: two tiles of 64 rows, 32 for D = 128, each row four floats longer than D.
-REGISTERS = {"attention_mma_tf32_32": 215, "attention_mma_tf32_64": 244,
-             "attention_mma_tf32_128": 235, "attention_mma_bf16_32": 226,
-             "attention_mma_bf16_64": 230, "attention_mma_bf16_128": 230}
-SHARED = {"32": 2 * 64 * 36 * 4, "64": 2 * 64 * 68 * 4, "128": 2 * 32 * 132 * 4}
+# Registers a thread at most (nvcc 13.0, sm_80 and sm_90), as the headers say.
+REGISTERS = {"attention_mma.cu": 235, "attention_mma_backward.cu": 255}
+
+
+def shared_bytes(name: str) -> int:
+    """Two tiles of 64 rows, for D <= 128 of 32, or of the backward four of 32, each row four floats
+    longer than D; and for the sums of the keys two times three numbers of each of 32 queries.
+    """
+    D = int(name.rpartition("_")[2])
+    rows = 4 * 32 if "backward" in name or D <= 64 else 2 * 32
+    return rows * (D + 4) * 4 + (2 * 3 * 32 * 4 if "keys" in name else 0)
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-def test_registers_and_shared_memory(architecture, tmp_path):
+@pytest.mark.parametrize("file", REGISTERS)
+def test_registers_and_shared_memory(file, architecture, tmp_path):
     try:
         nvcc = find_nvcc()
     except CudaError as error:
         pytest.skip(error.failed)
     run = subprocess.run(
-        [nvcc.path, *OPTIONS, f"-arch={architecture}", "-Xptxas=-warn-spills",
-         str(HERE / "attention_mma.cu"), "-o", str(tmp_path / "x.cubin")],
-        capture_output=True, text=True)
+        [nvcc.path, *OPTIONS, f"-arch={architecture}", "-Xptxas=-warn-spills", str(HERE / file),
+         "-o", str(tmp_path / "x.cubin")], capture_output=True, text=True)
     assert (run.returncode, run.stdout + run.stderr) == (0, "")     # nothing is spilled
     kernels = cubin.kernels((tmp_path / "x.cubin").read_bytes())
-    assert sorted(kernels) == sorted(REGISTERS)
+    assert len(kernels) in (6, 8)
     for name, facts in kernels.items():
-        shared = SHARED[name.rpartition("_")[2]]
-        assert facts.shared == shared + (1024 if architecture == "sm_90" else 0), name
+        assert facts.shared == shared_bytes(name) + (1024 if architecture == "sm_90" else 0), name
         assert 2 * facts.max_threads * facts.registers <= 65536, name   # two blocks at a time
         if nvcc.release == "13.0":
-            assert facts.registers <= REGISTERS[name], name
+            assert facts.registers <= REGISTERS[file], name
