@@ -13,11 +13,16 @@ CHUNK = 4096  # elements a block of optimizer.cu's kernels of many arrays; it ha
 MOST_BLOCKS = 4096  # of a kernel on a GPU whose threads go on until all is done
 TILE = 32  # rows and columns that copy_tiles_float moves at a time
 
-# Rows and columns of C that a block of matmul.cu computes.
+# Rows and columns of C that a block of matmul*.cu computes.
 MATMUL_TILES = {
     "matmul_tiles": (16, 16),
     "matmul_registers": (64, 64),
     "matmul_vector": (128, 128),
+    "matmul_wmma": (64, 64),
+    "matmul_mma_tf32": (128, 128),
+    "matmul_mma_3xtf32": (128, 128),
+    "matmul_mma_bf16": (128, 128),
+    "matmul_mma_bf16_storage": (128, 128),
 }
 # Versions with a block a row whose names don't say so.
 BLOCK_A_ROW = {"cross_entropy_vector", "cross_entropy_backward_vector", "layer_norm_backward_rows"}
@@ -36,7 +41,7 @@ def striding(work: int, each: int, most: int) -> int:
 
 
 def matmul(version: str, block: int, M: int, N: int, batches: int, transpose_b: bool) -> int:
-    """Of matmul.cu. KeyError for an unknown version."""
+    """Of matmul*.cu. KeyError for an unknown version."""
     if version in ("matmul_naive", "matmul_coalesced"):
         return ceil_div(batches * M * N, block)
     if version == "matmul_rows":
@@ -44,6 +49,13 @@ def matmul(version: str, block: int, M: int, N: int, batches: int, transpose_b: 
     else:
         rows, columns = MATMUL_TILES[version]
     return batches * ceil_div(M, rows) * ceil_div(N, columns)
+
+
+def matmul_file(version: str) -> str:
+    """The file that has a version of the matrix product."""
+    if version.startswith("matmul_mma_"):
+        return "matmul_mma.cu"
+    return "matmul_wmma.cu" if version == "matmul_wmma" else "matmul.cu"
 
 
 def matmul_block(version: str, block: int) -> int | tuple[int, int]:

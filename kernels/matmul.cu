@@ -39,7 +39,8 @@ __device__ inline void compute_entry(const Product& p, int m, int n) {
 extern "C" __global__ void matmul_naive(
         const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
         float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
-        int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,
+        int transpose_b, int activation, int ndim, const __grid_constant__ Dims batch,
+        const __grid_constant__ Dims a_strides, const __grid_constant__ Dims b_strides,
         long long batches) {
     long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= batches * M * N) return;
@@ -50,7 +51,8 @@ extern "C" __global__ void matmul_naive(
 extern "C" __global__ void matmul_coalesced(
         const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
         float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
-        int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,
+        int transpose_b, int activation, int ndim, const __grid_constant__ Dims batch,
+        const __grid_constant__ Dims a_strides, const __grid_constant__ Dims b_strides,
         long long batches) {
     long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= batches * M * N) return;
@@ -63,7 +65,8 @@ extern "C" __global__ void matmul_coalesced(
 extern "C" __global__ void __launch_bounds__(256) matmul_tiles(
         const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
         float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
-        int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,
+        int transpose_b, int activation, int ndim, const __grid_constant__ Dims batch,
+        const __grid_constant__ Dims a_strides, const __grid_constant__ Dims b_strides,
         long long batches) {
     __shared__ float a[16][17];  // a column more, so that a transposed store hits 16 banks, not one
     __shared__ float b[16][17];
@@ -121,7 +124,8 @@ __device__ inline void store_all(const Product& p, Place place, int x, int y,
 extern "C" __global__ void __launch_bounds__(64) matmul_registers(
         const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
         float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
-        int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,
+        int transpose_b, int activation, int ndim, const __grid_constant__ Dims batch,
+        const __grid_constant__ Dims a_strides, const __grid_constant__ Dims b_strides,
         long long batches) {
     __shared__ float4 a[16][16];  // [k][m / 4]
     __shared__ float4 b[16][16];  // [k][n / 4]
@@ -192,7 +196,8 @@ struct Quad {
 extern "C" __global__ void __launch_bounds__(256, 2) matmul_vector(
         const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
         float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
-        int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,
+        int transpose_b, int activation, int ndim, const __grid_constant__ Dims batch,
+        const __grid_constant__ Dims a_strides, const __grid_constant__ Dims b_strides,
         long long batches) {
     __shared__ float4 a[2][8][32];
     __shared__ float4 b[2][8][32];
@@ -220,7 +225,8 @@ extern "C" __global__ void __launch_bounds__(256, 2) matmul_vector(
 extern "C" __global__ void __launch_bounds__(512) matmul_rows(
         const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
         float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
-        int transpose_b, int activation, int ndim, Dims batch, Dims a_strides, Dims b_strides,
+        int transpose_b, int activation, int ndim, const __grid_constant__ Dims batch,
+        const __grid_constant__ Dims a_strides, const __grid_constant__ Dims b_strides,
         long long batches) {
     __shared__ float part[16][4][32];  // a warp's sums, by row and lane
     Product p{A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb};

@@ -1,4 +1,4 @@
-"""Matrix products on CUDA devices: the kernels of `kernels/matmul.cu`."""
+"""Matrix products on CUDA devices: the kernels of `kernels/matmul*.cu`."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def product(
     if leading:
         batch = leading
         strides = [x.expand((*leading, *x.shape[-2:])).strides[:-2] for x in (a, b)]
-    be.kernel("matmul.cu", version.name)(
+    be.kernel(grids.matmul_file(version.name), version.name)(
         a.strided, b.strided, None if bias is None else be.contiguous(bias), c, M, N, K, lda, ldb,
         int(transpose_a), int(transpose_b), int(gelu), len(batch), batch, *strides, batches,
         grid=grids.matmul(version.name, version.block, M, N, batches, transpose_b),

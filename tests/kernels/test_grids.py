@@ -11,6 +11,8 @@ from kernels import grids
     ("matmul_tiles", 256, 3 * 9 * 13),          # 16 x 16 entries
     ("matmul_registers", 64, 3 * 3 * 4),        # 64 x 64
     ("matmul_vector", 256, 3 * 2 * 2),          # 128 x 128
+    ("matmul_wmma", 128, 3 * 3 * 4),
+    ("matmul_mma_bf16", 256, 3 * 2 * 2),
     ("matmul_rows", 128, 3 * 33 * 7),           # 4 rows x 32 columns
 ])
 def test_matmul(version, block, blocks):

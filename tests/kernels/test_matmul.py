@@ -19,7 +19,11 @@ from tests.kernels.devices import (
 pytestmark = pytest.mark.slow
 VERSIONS = [Version("matmul_naive", 32), Version("matmul_coalesced", 200),
             Version("matmul_tiles"), Version("matmul_registers", 64), Version("matmul_vector", 256),
-            Version("matmul_rows", 32), Version("matmul_rows", 256)]
+            Version("matmul_rows", 32), Version("matmul_rows", 256), Version("matmul_wmma", 128),
+            Version("matmul_mma_tf32"), Version("matmul_mma_3xtf32"), Version("matmul_mma_bf16")]
+# Those that round the operands are less exact, and 3xtf32 more exact than is asked of float32.
+TOLERANCES = {"matmul_wmma": 3e-3, "matmul_mma_tf32": 3e-3, "matmul_mma_3xtf32": 1e-5,
+              "matmul_mma_bf16": 2e-2}
 LARGEST = Version("matmul_rows", 512)
 FLAGS = [(False, False), (False, True), (True, False), (True, True)]
 # (M, N, K)
@@ -49,7 +53,7 @@ def check(version, M, N, K, transpose_a, transpose_b, gap=0, checked=False, gelu
     if gelu:
         u = np.sqrt(2 / np.pi) * (expected + 0.044715 * expected**3)
         expected = expected * (1 + np.tanh(u)) / 2
-    close(c, expected)
+    close(c, expected, TOLERANCES.get(version.name, 1e-4))
 
 
 @pytest.mark.parametrize("version", [*VERSIONS, LARGEST], ids=str)
@@ -82,7 +86,7 @@ def test_batches_broadcast(version, leading):
     a, b = normal(1, (*leading[0], 9, 7), (*leading[1], 7, 10))
     c = cuda_matmul.product(be, be.from_numpy(a), be.from_numpy(b), None, False,
                             False, version=version)
-    close(c, a.astype(np.float64) @ b)
+    close(c, a.astype(np.float64) @ b, TOLERANCES.get(version.name, 1e-4))
 
 
 @pytest.mark.parametrize("rows", [1, 3, 9, 40])
