@@ -13,6 +13,7 @@ import pytest
 
 from minigpt.checkpoints.safetensors_file import read_safetensors
 from minigpt.run_folder import RunFolder
+from tests.kernels.devices import NAME, needs_device
 from tests.minigpt.mpi_helpers import MPIEXEC, RANK_SETTINGS, needs_mpi
 
 pytestmark = [
@@ -95,6 +96,16 @@ def test_two_ranks_have_one_process_losses(tmp_path, text):
             np.testing.assert_allclose(several, one, rtol=0, atol=1e-5)
     train, validation = losses(tmp_path / "1")
     assert len(train) == 50 and len(validation) == 6 and validation[-1] < validation[0] - 0.5
+
+
+def test_ranks_take_a_device(tmp_path, text):
+    needs_device()
+    small = {"n_layer": 1, "block_size": 16, "batch_size": 4, "max_steps": 5, "eval_every": 5,
+             "eval_batches": 1, "shard_optimizer": "true"}  # fmt: skip
+    run(1, tmp_path / "cpu", text, **small)
+    run(2, tmp_path / "device", text, "--device", NAME, **small)
+    for cpu, device in zip(losses(tmp_path / "cpu"), losses(tmp_path / "device")):
+        np.testing.assert_allclose(device, cpu, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("setting", ["shard_optimizer", "recompute"])
