@@ -6,25 +6,32 @@ All work is on the default stream, in the order in which it was asked for. A lau
 
 from __future__ import annotations
 
+import functools
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
+from kernels import graphs
 from kernels.cuda_compile import compile_all, compile_cubin
 from kernels.cuda_context import get_context
 from kernels.cuda_errors import explain_driver, is_context_lost, trouble
 from kernels.cuda_memory import MemoryPool
 from kernels.interface import Device, KernelError, Sizes
+from kernels.recording import Launch, Part, Runner
 from kernels.signature import Signatures
+
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
-    """A kernel on the GPU: PyCUDA's Function, and its name for messages."""
+    """A kernel on the GPU: PyCUDA's Function, its name, and the cubin that it is from."""
 
     function: Any
     name: str
+    code: bytes
 
 
 class CudaDevice(Device):
@@ -68,7 +75,7 @@ class CudaDevice(Device):
 
     def _free(self, pointer: int) -> None:
         allocation = self._allocations.pop(pointer)
-        if not self._lost and not self.context.ended:   # then the driver frees it itself
+        if self.is_alive:                               # else the driver frees it itself
             self.context.call(allocation.free)
 
     def _is_full(self, error: BaseException) -> bool:
@@ -113,7 +120,7 @@ class CudaDevice(Device):
         try:
             module = self.context.call(self._driver.module_from_buffer, code)
             self._loaded.append(module)
-            return {name: Entry(self.context.call(module.get_function, name), name)
+            return {name: Entry(self.context.call(module.get_function, name), name, code)
                     for name in signatures}
         except self._driver.Error as error:
             if is_context_lost(error) or self._lost:
@@ -134,6 +141,31 @@ class CudaDevice(Device):
         except self._driver.Error as error:
             self._fail(error, f"{entry.name} (grid {grid}, block {block}, {shared} bytes of shared "
                               "memory)", entry)
+
+    # --- recorded steps
+
+    def runner(self, parts: list[Part]) -> Runner:
+        """One CUDA graph; where each launch is to be waited for, launch by launch."""
+        return super().runner(parts) if self.checked else GraphRunner(self, parts)
+
+    @functools.cached_property
+    def graph_driver(self) -> graphs.Driver:
+        return graphs.Driver()
+
+    def on_graph(self, doing: str, function: Callable[..., T], *arguments: Any) -> T:
+        """function(*arguments), which calls the driver for a graph, and what its errors mean."""
+        if self._lost:
+            raise KernelError(self._lost)
+        self._recent.append(doing)
+        try:
+            return self.context.call(function, *arguments)
+        except graphs.DriverError as error:
+            self._fail(error, doing)
+
+    @property
+    def is_alive(self) -> bool:
+        """Can the driver still be called?"""
+        return not self._lost and not self.context.ended
 
     # --- errors
 
@@ -168,3 +200,21 @@ class CudaDevice(Device):
         return trouble(f"{entry.name}: the GPU refused the launch", f"{doing}: {error}; on "
                        f"{self.context.name} the kernel has {seen or 'unknown needs'}",
                        "a launch with fewer threads a block, or less shared memory")
+
+
+class GraphRunner:
+    """A recorded step as a CUDA graph; destroyed with its last reference."""
+
+    def __init__(self, device: CudaDevice, parts: list[Part]) -> None:
+        self._device = device
+        launches = sum(isinstance(part, Launch) for part in parts)
+        self._name = f"a recorded step of {launches:,} launches"
+        self._graph = device.on_graph(f"making a CUDA graph of {self._name}", graphs.CudaGraph,
+                                      device.graph_driver, parts)
+
+    def __call__(self, moved: dict[str, int]) -> None:
+        self._device.on_graph(self._name, self._graph.launch, moved)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_graph") and self._device.is_alive:
+            self._device.context.call(self._graph.destroy)

@@ -24,11 +24,36 @@ enum { MOST = 1 << 16, DEPTH = 16, KERNELS = 512 };
 typedef struct { uintptr_t address; size_t bytes; } Block;
 typedef struct { char name[128]; void* entry; size_t argument_bytes; } Function;
 typedef struct { int n; Function functions[KERNELS]; } Module;
+typedef struct {                // cuda.h: CUDA_KERNEL_NODE_PARAMS_v2
+    Function* function;
+    unsigned grid[3], block[3], shared;
+    void **parameters, **extra;
+    void *kernel, *context;
+} KernelNode;
+typedef struct {                // cuda.h: CUDA_MEMCPY3D_v2
+    struct {
+        size_t x, y, z, lod;
+        int memory;
+        const void* host;
+        uintptr_t device;
+        void *array, *reserved;
+        size_t pitch, height;
+    } from, to;
+    size_t width, height, depth;
+} CopyNode;
+typedef struct {
+    int is_kernel;
+    KernelNode kernel;          // whose arguments are in `bytes`
+    char* bytes;
+    size_t n_bytes;
+    CopyNode copy;
+} Node;
+typedef struct { int n; Node* nodes[MOST]; } Graph;
 
 static Block blocks[MOST];
 static size_t n_blocks, bytes_used, bytes_most;
 static int started, sticky, retained;
-static long pushed, popped, launched, allocated;
+static long pushed, popped, launched, allocated, graphs_made, graphs_left, graph_launches, updates;
 static _Thread_local void* stack[DEPTH];
 static _Thread_local int depth;
 static char primary[1];         // its address is the primary context
@@ -122,6 +147,10 @@ int cuGetErrorString(int error, const char** text) {
         case 803: *text = "system has unsupported display driver / cuda driver combination"; break;
         default: *text = "unknown error";
     }
+    return OK;
+}
+int cuGetErrorName(int error, const char** text) {
+    *text = error == ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS" : "CUDA_ERROR_SOME_OTHER";
     return OK;
 }
 
@@ -240,25 +269,141 @@ int cuFuncGetAttribute(int* value, int attribute, Function* function) {
     *value = attribute == 0 ? 1024 : attribute == 4 ? 32 : 0;   // threads a block, registers
     return OK;
 }
+// The arguments of a launch, or NULL where the driver would refuse it.
+static const char* arguments(const KernelNode* p, size_t* bytes) {
+    const char* buffer = NULL;
+    for (void** e = p->extra; e && *e; e += 2) {    // 1: the buffer, 2: its size, 0: the end
+        if (*e == (void*)1) buffer = e[1];
+        if (*e == (void*)2) *bytes = *(size_t*)e[1];
+    }
+    const unsigned *g = p->grid, *b = p->block;
+    if (p->parameters || !p->function->entry || *bytes != p->function->argument_bytes ||
+        (uint64_t)b[0] * b[1] * b[2] > 1024 || !g[0] || !g[1] || !g[2] || !b[0] || !b[1] || !b[2] ||
+        g[0] > 2147483647u || g[1] > 65535 || g[2] > 65535 || b[2] > 64 || p->shared > 48 << 10)
+        return NULL;
+    return buffer;
+}
+static void run(const KernelNode* p, const char* buffer, size_t bytes) {
+    Options options = {{p->grid[0], p->grid[1], p->grid[2]}, {p->block[0], p->block[1], p->block[2]},
+                       0, p->shared, 0, is_checked(), 1};
+    launched++;
+    if (emu_launch(p->function->entry, buffer, bytes, &options)) {
+        fprintf(stderr, "driver_double: %s: %s\n", p->function->name, emu_message());
+        sticky = ILLEGAL_ADDRESS;               // told of by the calls after this one
+    }
+}
 int cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, void* stream, void** parameters, void** extra) {
     BEGIN(1);
-    const char* buffer = NULL;
+    KernelNode p = {f, {gx, gy, gz}, {bx, by, bz}, shared, parameters, extra, NULL, NULL};
     size_t bytes = 0;
-    for (void** e = extra; *e; e += 2) {        // 1: the buffer, 2: its size, 0: the end
-        if (*e == (void*)1) buffer = e[1];
-        if (*e == (void*)2) bytes = *(size_t*)e[1];
-    }
-    if (parameters || !f->entry || bytes != f->argument_bytes || (uint64_t)bx * by * bz > 1024 ||
-        !gx || !gy || !gz || !bx || !by || !bz || gx > 2147483647u || gy > 65535 || gz > 65535 ||
-        bz > 64 || shared > 48 << 10)
+    const char* buffer = arguments(&p, &bytes);
+    if (!buffer) return INVALID_VALUE;
+    run(&p, buffer, bytes);
+    return OK;
+}
+
+// ---- graphs: chains of kernels and copies on the device ----
+
+int cuCtxGetCurrent(void** context) {
+    if (!started) return NOT_INITIALIZED;
+    *context = depth ? stack[depth - 1] : NULL;
+    return OK;
+}
+int cuGraphCreate(Graph** graph, unsigned flags) {
+    BEGIN(1);
+    if (flags) return INVALID_VALUE;
+    *graph = calloc(1, sizeof **graph);
+    graphs_left++;
+    return OK;
+}
+static int add(Node** made, Graph* graph, Node* const* before, size_t n, Node node) {
+    if (n != (graph->n > 0) || (n && *before != graph->nodes[graph->n - 1]) || graph->n == MOST)
+        return INVALID_VALUE;                   // not a chain: it would run in another order
+    *made = graph->nodes[graph->n++] = malloc(sizeof node);
+    **made = node;
+    return OK;
+}
+static int set_kernel(Node* node, const KernelNode* p) {
+    size_t bytes = 0;
+    const char* buffer = arguments(p, &bytes);
+    if (!buffer || p->kernel || p->context) return INVALID_VALUE;
+    char* copy = memcpy(malloc(bytes ? bytes : 1), buffer, bytes);
+    free(node->bytes);
+    *node = (Node){1, *p, copy, bytes};
+    return OK;
+}
+int cuGraphAddKernelNode_v2(Node** made, Graph* graph, Node* const* before, size_t n,
+                            const KernelNode* p) {
+    BEGIN(1);
+    Node node = {1};
+    int code = set_kernel(&node, p);
+    return code ? code : add(made, graph, before, n, node);
+}
+int cuGraphAddMemcpyNode(Node** made, Graph* graph, Node* const* before, size_t n,
+                         const CopyNode* p, void* context) {
+    BEGIN(1);
+    if (context != primary || p->from.memory != 2 || p->to.memory != 2 || p->height != 1 ||
+        p->depth != 1 || p->from.pitch < p->width || p->to.pitch < p->width ||
+        p->from.reserved || p->to.reserved || !block_of(p->from.device, p->width) ||
+        !block_of(p->to.device, p->width))
         return INVALID_VALUE;
-    Options options = {{gx, gy, gz}, {bx, by, bz}, 0, shared, 0, is_checked(), 1};
-    launched++;
-    if (emu_launch(f->entry, buffer, bytes, &options)) {
-        fprintf(stderr, "driver_double: %s: %s\n", f->name, emu_message());
-        sticky = ILLEGAL_ADDRESS;               // told of by the calls after this one
+    return add(made, graph, before, n, (Node){.copy = *p});
+}
+// What can be run is a copy of the graph; node i of one is node i of the other.
+typedef struct { Graph* graph; Graph nodes; } Executable;
+static Node copied(const Node* node) {
+    Node copy = *node;
+    if (node->is_kernel) copy.bytes = memcpy(malloc(node->n_bytes + 1), node->bytes, node->n_bytes);
+    return copy;
+}
+int cuGraphInstantiateWithFlags(Executable** made, Graph* graph, unsigned long long flags) {
+    BEGIN(1);
+    if (flags) return INVALID_VALUE;
+    *made = calloc(1, sizeof **made);
+    (*made)->graph = graph, (*made)->nodes.n = graph->n;
+    for (int i = 0; i < graph->n; i++) {
+        (*made)->nodes.nodes[i] = malloc(sizeof(Node));
+        *(*made)->nodes.nodes[i] = copied(graph->nodes[i]);
     }
+    graphs_made++, graphs_left++;
+    return OK;
+}
+int cuGraphExecKernelNodeSetParams_v2(Executable* executable, Node* node, const KernelNode* p) {
+    BEGIN(1);
+    for (int i = 0; i < executable->graph->n; i++) {
+        Node* own = executable->nodes.nodes[i];
+        if (executable->graph->nodes[i] != node) continue;
+        if (!own->is_kernel || own->kernel.function != p->function) return INVALID_VALUE;
+        updates++;
+        return set_kernel(own, p);
+    }
+    return INVALID_VALUE;
+}
+int cuGraphLaunch(Executable* executable, void* stream) {
+    BEGIN(1);
+    graph_launches++;
+    for (int i = 0; i < executable->nodes.n && !sticky; i++) {
+        Node* node = executable->nodes.nodes[i];
+        const CopyNode* c = &node->copy;
+        if (node->is_kernel) run(&node->kernel, node->bytes, node->n_bytes);
+        else emu_copy((void*)c->to.device, (void*)c->from.device, c->width);
+    }
+    return OK;
+}
+static void free_nodes(Graph* graph) {
+    for (int i = 0; i < graph->n; i++) free(graph->nodes[i]->bytes), free(graph->nodes[i]);
+}
+int cuGraphExecDestroy(Executable* executable) {
+    free_nodes(&executable->nodes);
+    free(executable);
+    graphs_left--;
+    return OK;
+}
+int cuGraphDestroy(Graph* graph) {
+    free_nodes(graph);
+    free(graph);
+    graphs_left--;
     return OK;
 }
 
@@ -266,8 +411,9 @@ __attribute__((destructor)) static void report(void) {
     const char* path = getenv("DOUBLE_LOG");
     FILE* file = path ? fopen(path, "w") : NULL;
     if (!file) return;
-    fprintf(file, "pushed %ld popped %ld allocated %ld left %zu most %zu launched %ld\n", pushed,
-            popped, allocated, bytes_used, bytes_most, launched);
+    fprintf(file, "pushed %ld popped %ld allocated %ld left %zu most %zu launched %ld graphs %ld "
+            "graphs_left %ld graph_launches %ld updates %ld\n", pushed, popped, allocated,
+            bytes_used, bytes_most, launched, graphs_made, graphs_left, graph_launches, updates);
     fclose(file);
 }
 

@@ -323,3 +323,91 @@ assert (device.from_numpy(x).numpy() == x).all()            # the context is not
 """, DOUBLE_FAIL="cuLaunchKernel:701")
     assert "softmax_warp: the GPU refused the launch" in out
     assert "too many resources requested for launch" in out and "32 registers a thread" in out
+
+
+# --- recorded steps: CUDA graphs
+
+STEP = """
+from kernels.recording import Changing, Recording
+def step(device, x, draw):
+    y, z = device.empty(x.shape), device.empty(x.shape)
+    device.copy(y, x)
+    load("probe.cu", device)["probe_axpy"](2.0, x, y, x.size, grid=20, block=128)
+    load("dropout.cu", device)["dropout_eight"](y, z, x.size, 5, draw, 2**31, 2.0, grid=2, block=64)
+    return z
+
+def record(device, steps):
+    on_device, recording, results = device.from_numpy(x), Recording(device), []
+    for draw in range(steps):
+        if recording.is_ready:
+            recording.replay(draw=draw)
+        else:
+            with recording.take(draw=draw):
+                y = step(device, on_device, Changing(draw, "draw"))
+        results.append(y.numpy())
+    return results
+
+def plain(device, steps):
+    return [step(device, device.from_numpy(x), draw).numpy() for draw in range(steps)]
+"""
+
+
+def test_a_recorded_step_is_one_cuda_graph(run):
+    _, log = run(STEP + """
+device = get_device("cuda")
+assert all((a == b).all() for a, b in zip(record(device, 5), plain(device, 5)))
+thread = threading.Thread(target=record, args=(device, 3))
+thread.start()
+thread.join()
+""")
+    assert (log["graphs"], log["graphs_left"]) == (2, 0)
+    assert (log["graph_launches"], log["updates"]) == (4, 4)
+    assert log["launched"] == 2 * (5 + 5 + 3)
+
+
+def test_checked_replays_launch_by_launch(run):
+    _, log = run(STEP + """
+device = get_device("cuda", checked=True)
+assert all((a == b).all() for a, b in zip(record(device, 4), plain(device, 4)))
+""")
+    assert (log["graphs"], log["launched"]) == (0, 2 * (4 + 4))
+
+
+@pytest.mark.parametrize("function", ["cuGraphCreate", "cuGraphAddKernelNode_v2",
+                                      "cuGraphAddMemcpyNode", "cuGraphInstantiateWithFlags",
+                                      "cuGraphExecKernelNodeSetParams_v2", "cuGraphLaunch"])
+def test_a_graph_that_the_driver_refuses(run, function):
+    out, _ = run(STEP + "fails(CudaError, record, get_device('cuda'), 3)\n",
+                 DOUBLE_FAIL=f"{function}:1")
+    assert out.startswith("the NVIDIA driver refused\n  (looked at: ")
+    assert "a recorded step of 2 launches: " in out
+    assert f"{function} failed: CUDA_ERROR_SOME_OTHER: invalid argument" in out
+
+
+def test_a_fault_in_a_recorded_step(run):
+    out, _ = run(STEP + """
+device = get_device("cuda")
+recording, y = Recording(device), device.from_numpy(x)
+for n in (x.size, x.size, 10**7):
+    number = Changing(n, "n")
+    if recording.is_ready:
+        recording.replay(n=n)
+    else:
+        with recording.take(n=n):
+            load("probe.cu", device)["probe_axpy"](1.0, y, y, number, grid=10**5, block=128)
+fails(KernelError, y.numpy)
+fails(KernelError, recording.replay, n=3)
+""", complaints=r"driver_double: probe_axpy: .*")
+    assert "launched last: probe_axpy, making a CUDA graph of a recorded step of 1 launches, " \
+        "a recorded step of 1 launches" in out
+
+
+def test_a_driver_without_graphs(run, doubles, tmp_path):
+    source = (driver_double.HERE / "driver_double.c").read_text()
+    new, old = "cuGraphAddKernelNode_v2", "cuGraphAddKernelNode"
+    (tmp_path / "old.c").write_text(source.replace(new, old))
+    subprocess.run(["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", str(tmp_path / "old.c"),
+                    "-o", str(tmp_path / "libcuda.so.1"), "-ldl"], check=True)
+    out, _ = run(STEP + "fails(CudaError, record, get_device('cuda'), 3)\n",
+                 LD_LIBRARY_PATH=str(tmp_path))
+    assert "no CUDA graphs as CUDA 12 has them" in out and "cuGraphAddKernelNode_v2" in out
