@@ -167,8 +167,11 @@ class LayerNorm(Case):
         "layer_norm_naive": (128, 64, 256),
         "layer_norm_warp": (128, 64, 256, 512),
         "layer_norm_registers": (128, 64, 256),
+        "layer_norm_vector": (128, 64, 256),
+        "layer_norm_block": (128, 64, 256),
+        "layer_norm_long": (256, 512, 1024),
     }
-    shapes, small = ((16384, 768),), (64, 768)
+    shapes, small = ((16384, 768), (4096, 4096)), (64, 768)
     EPS = 1e-5
 
     def __init__(self, rows: int, C: int) -> None:
@@ -180,8 +183,12 @@ class LayerNorm(Case):
     @classmethod
     def why_not(cls, version: str, sizes: tuple[int, ...]) -> str:
         C = sizes[1]
-        if version == "layer_norm_registers" and (C % 4 or C > 2048):
-            return f"it takes C % 4 == 0 up to 2048, not {C}"
+        if version in ("layer_norm_registers", "layer_norm_vector") and C > 1024:
+            return f"it takes up to 1024 columns, not {C}"
+        if version in ("layer_norm_vector", "layer_norm_long") and C % 4:
+            return f"it takes a multiple of 4 columns, not {C}"
+        if version == "layer_norm_long" and C > 16 * 256:
+            return f"it takes 16 columns a thread, not {C} with blocks of 256"
         return ""
 
     def upload(self, device: Device) -> Arrays:
@@ -260,7 +267,7 @@ class CrossEntropy(Case):
 
 
 class Gelu(Case):
-    """GPT-2's form, without the slope. bytes: x and y. flops: u = x + a x^3 takes 4, the sigmoid of
+    """GPT-2's form, without a bias. bytes: x and y. flops: u = x + a x^3 takes 4, the sigmoid of
     2 c u 4 (a product, an exponential, a sum, a quotient), times x 1.
     """
 
@@ -283,7 +290,7 @@ class Gelu(Case):
         (n,) = self.sizes
         grid = grids.striding(grids.ceil_div(n, 4), block, grids.MOST_BLOCKS)
         load("gelu.cu", device)[version](
-            arrays["x"], arrays["y"], None, n, grid=grid, block=block
+            arrays["x"], None, arrays["y"], n, 1, grid=grid, block=block
         )
 
     def compare(self, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:

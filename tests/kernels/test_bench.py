@@ -26,7 +26,7 @@ SMALL = {"matmul": "33x17x40", "attention": "1x2x33x32", "layer_norm": "5x68", "
     ("softmax --blocks 48", "softmax_naive takes 128, 64, 256"),
     ("softmax --blocks many", "numbers of threads"),
     ("all --shape 3x4", "for one family"),
-    ("layer_norm --shape 3x33 --versions registers", "C % 4 == 0 up to 2048, not 33"),
+    ("layer_norm --shape 3x33 --versions vector", "a multiple of 4 columns, not 33"),
 ])
 def test_what_makes_no_sense_is_one_line(words, says, capsys):
     assert bench.main([*words.split(), "--device", "emulator"]) == 2
