@@ -2,13 +2,13 @@
 
     python -m kernels.bench FAMILY [--device auto|cuda|emulator] [--shape 64x768 …]
                             [--versions naive,warp] [--blocks 64,128|all] [--by-line]
-                            [--out FOLDER] [--json FILE]
+                            [--tune] [--out FOLDER] [--json FILE]
 
 On a GPU each version x block size x shape is compared with NumPy and then timed: beside the naive
 one, beside torch where that is installed, and as a share of what this GPU reaches at best, which is
-measured, too. Without a GPU the emulator counts what each version does to memory; it can't tell a
-time, and none is printed. Exit status: 0; 1 where a version failed or was wrong; 2 for a request
-that makes no sense.
+measured, too; --tune keeps what was fastest for the model to use (tuning.py). Without a GPU the
+emulator counts what each version does to memory; it can't tell a time, and none is printed. Exit
+status: 0; 1 where a version failed or was wrong; 2 for a request that makes no sense.
 """
 
 from __future__ import annotations
@@ -16,26 +16,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kernels import bench_plot
-from kernels.bench_cases import AdamW, Case, Copy, CrossEntropy, Gelu, LayerNorm, Softmax
+from kernels import bench_plot, tuning
+from kernels.bench_cases import Case
 from kernels.bench_emulator import as_json, count, counting_device
+from kernels.bench_families import FAMILIES
 from kernels.bench_gpu import Gpu, Limits
-from kernels.bench_products import Attention, Matmul
 from kernels.cuda_errors import CudaError
 from kernels.emulator.build import CompileError, CompilerNotFoundError
 from kernels.emulator.counts import KernelCounts, by_line, table
 from kernels.interface import Device, KernelError
-from kernels.tuning import write_whole
-
-FAMILIES: dict[str, type[Case]] = {
-    case.family: case
-    for case in (Matmul, Attention, LayerNorm, Softmax, Gelu, CrossEntropy, AdamW, Copy)
-}
 
 
 class BadRequestError(ValueError):
@@ -76,8 +70,7 @@ def jobs_of(arguments: argparse.Namespace, on_gpu: bool) -> list[Job]:
     for family in (FAMILIES[name] for name in wanted):
         own = family.shapes if on_gpu else (family.small,)
         for sizes in [_sizes(family, text) for text in arguments.shape or ()] or own:
-            versions = _versions(family, sizes, arguments.versions)
-            jobs.append(Job(family, sizes, _runs(family, versions, arguments.blocks, on_gpu)))
+            jobs.append(Job(family, sizes, _runs(family, sizes, arguments, on_gpu)))
     return jobs
 
 
@@ -89,41 +82,45 @@ def _sizes(family: type[Case], text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _versions(family: type[Case], sizes: tuple[int, ...], asked: str | None) -> list[str]:
-    """Full names, or what follows the name of the family; without any, all that fit the sizes."""
+def _versions(family: type[Case], asked: str | None) -> list[str]:
+    """Full names, or what follows the name of the family; all of them by default."""
     if not asked:
-        return [version for version in family.versions if not family.why_not(version, sizes)]
+        return list(family.versions)
     found = []
     for name in asked.split(","):
         fits = [v for v in family.versions if name == v or v.endswith(f"_{name}")]
         if len(fits) != 1:
             raise BadRequestError(f"--versions {name}: {family.family} has "
                                   f"{', '.join(family.versions)}")  # fmt: skip
-        why_not = family.why_not(fits[0], sizes)
-        if why_not:
-            raise BadRequestError(f"{fits[0]}: {why_not}")
         found += fits
     return found
 
 
 def _runs(
-    family: type[Case], versions: list[str], asked: str | None, on_gpu: bool
+    family: type[Case], sizes: tuple[int, ...], arguments: argparse.Namespace, on_gpu: bool
 ) -> list[tuple[str, int]]:
-    """Each version with those of its blocks that were asked for."""
-    asked = asked or ("all" if on_gpu else "usual")
-    numbers = asked.split(",")
-    if asked not in ("all", "usual") and not all(number.isdecimal() for number in numbers):
+    """Each version with those of its blocks that were asked for and that fit the sizes."""
+    asked = arguments.blocks or ("all" if on_gpu else "usual")
+    if asked not in ("all", "usual") and not all(b.isdecimal() for b in asked.split(",")):
         raise BadRequestError(f"--blocks {asked}: numbers of threads, as in 64,128, or all")
-    runs = []
-    for version in versions:
-        known = family.versions[version]
-        if asked == "usual":
-            known = known[:1]
-        runs += [(version, b) for b in known if asked in ("all", "usual") or str(b) in numbers]
-    if not runs:
-        takes = [f"{v} takes {', '.join(map(str, family.versions[v]))}" for v in versions]
-        raise BadRequestError(f"--blocks {asked}: {'; '.join(takes) or 'no version fits'}")
+    runs, refused = [], []
+    for version in _versions(family, arguments.versions):
+        blocks = family.versions[version]
+        if asked not in ("all", "usual"):
+            blocks = tuple(block for block in blocks if str(block) in asked.split(","))
+            refused += [] if blocks else [f"{version} takes {_listed(family.versions[version])}"]
+        why_not = [family.why_not(version, sizes, block) for block in blocks]
+        fitting = [block for block, why in zip(blocks, why_not) if not why]
+        if blocks and not fitting:
+            refused.append(f"{version}: {why_not[-1]}")
+        runs += [(version, block) for block in (fitting[:1] if asked == "usual" else fitting)]
+    if not runs or (arguments.versions and refused):
+        raise BadRequestError("; ".join(refused))
     return runs
+
+
+def _listed(blocks: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(blocks)))
 
 
 # --- counted on the emulator
@@ -186,7 +183,11 @@ def measure_case(job: Job, gpu: Gpu, limits: Limits) -> Report:
             report.points.append(bench_plot.Point(version, case.flops / case.bytes,
                                                   case.flops / timing.seconds))  # fmt: skip
         report.rows.append(row)
-    timing = gpu.measure_torch(case)
+    try:
+        timing = gpu.measure_torch(case)
+    except RuntimeError as fault:  # as where its memory is full
+        timing = None
+        report.lines.append(f"| torch, float32 | | failed: {str(fault)[:200]} | | | | |")
     if timing:
         beside = f"{naive / timing.seconds:.2f}" if naive else ""
         report.lines.append(f"| torch, float32 | | {_speed(case, timing)} | | {beside} |")
@@ -220,6 +221,8 @@ def run(arguments: argparse.Namespace) -> bool:
     """Print, draw and write what was asked for; whether every version was right."""
     gpu, why_none = find_gpu(arguments.device)
     jobs = jobs_of(arguments, gpu is not None)
+    if arguments.tune and not gpu:
+        raise BadRequestError("--tune measures, and there is no GPU")
     if why_none:
         print(why_none)
     about: dict[str, Any] = {"device": "emulator, counted"}
@@ -236,11 +239,13 @@ def run(arguments: argparse.Namespace) -> bool:
                   else count_case(job, device, arguments.by_line))  # fmt: skip
         print("\n".join(report.lines), end="\n\n", flush=True)
         reports.append(report)
+        if gpu and arguments.tune:
+            _tune(job, report, gpu)
         if arguments.out:
             _write(report, Path(arguments.out), roof)
     if arguments.json:
-        rows = [row for report in reports for row in report.rows]
-        write_whole(Path(arguments.json), json.dumps({**about, "results": rows}, indent=1) + "\n")
+        about["results"] = [row for report in reports for row in report.rows]
+        tuning.write_whole(Path(arguments.json), json.dumps(about, indent=1) + "\n")
     return all(report.good for report in reports)
 
 
@@ -251,11 +256,20 @@ def _heading(gpu: Gpu, limits: Limits) -> str:
             f"found in the L2 cache, of {gpu.cache_bytes / 2**20:.0f} MiB.\n")  # fmt: skip
 
 
+def _tune(job: Job, report: Report, gpu: Gpu) -> None:
+    """Keep what was the fastest, of the times that are the GPU's and not Python's."""
+    seconds = {tuning.Choice(row["version"], row["block"]): row["seconds"]
+               for row in report.rows if row["version"] != "torch" and row.get("piled")}
+    found = tuning.choices_from(job.family.family, job.sizes, seconds)
+    kept = tuning.keep(job.family.family, found, gpu.device)
+    print(f"kept in {kept}\n" if kept else "not kept: MINIGPT_TUNING is off\n")
+
+
 def _write(report: Report, folder: Path, roof: bench_plot.Roof) -> None:
     """The table and the picture of a case, in the folder of --out."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{report.case.family}-{'x'.join(map(str, report.case.sizes))}"
-    write_whole(folder / f"{name}.md", "\n".join(report.lines) + "\n")
+    tuning.write_whole(folder / f"{name}.md", "\n".join(report.lines) + "\n")
     bench_plot.draw(folder / f"{name}.png", report.case, report.points, roof)
 
 
@@ -269,6 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--versions", help="names with commas between; all by default")
     parser.add_argument("--blocks", help="threads of a block, with commas between, or all; by "
                         "default all on a GPU, each version's usual one on the emulator")
+    parser.add_argument("--tune", action="store_true", help="keep the fastest for this GPU")
     parser.add_argument("--by-line", action="store_true", help="counts by line of the source, too")
     parser.add_argument("--roof", default="A100", choices=sorted(bench_plot.DATASHEETS),
                         help="whose datasheet gives the roof of a picture without a GPU")

@@ -23,6 +23,7 @@ from kernels.launch import load
 Arrays = dict[str, DeviceArray]
 Step = Callable[[], Any]
 FLOAT = 4  # bytes
+ALIGNED = frozenset({"arrays at multiples of 16 bytes"})
 
 # How far a result may be off (`Case.error`), by the kind of arithmetic.
 TOLERANCES = {"3xtf32": 1e-4, "tf32": 3e-3, "bf16": 2e-2, "float32": 1e-4}
@@ -30,6 +31,8 @@ TOLERANCES = {"3xtf32": 1e-4, "tf32": 3e-3, "bf16": 2e-2, "float32": 1e-4}
 
 def precision(version: str) -> str:
     """The arithmetic of a version, which its name says where it is not float32."""
+    if version == "matmul_wmma":
+        return "tf32"
     return next((kind for kind in TOLERANCES if kind in version), "float32")
 
 
@@ -39,6 +42,9 @@ class Case(abc.ABC):
     family: ClassVar[str]
     axes: ClassVar[tuple[str, ...]]  # what --shape gives, in this order
     versions: ClassVar[dict[str, tuple[int, ...]]]  # the naive one first: blocks, the usual first
+    # What a version asks of its arrays beyond their sizes; one that asks less can stand for it.
+    needs: ClassVar[dict[str, frozenset[str]]] = {}
+    files: ClassVar[tuple[str, ...]]  # where the versions are
     shapes: ClassVar[tuple[tuple[int, ...], ...]]  # on a GPU: those of GPT-2 of 124M
     small: ClassVar[tuple[int, ...]]  # on the emulator
 
@@ -54,8 +60,8 @@ class Case(abc.ABC):
         return self.rng.standard_normal(shape, np.float32)
 
     @classmethod
-    def why_not(cls, version: str, sizes: tuple[int, ...]) -> str:
-        """Why a version cannot solve a problem of these sizes, or ""."""
+    def why_not(cls, version: str, sizes: tuple[int, ...], block: int) -> str:
+        """Why a version with such a block cannot solve a problem of these sizes, or ""."""
         return ""
 
     @abc.abstractmethod
@@ -108,7 +114,23 @@ def on_gpu(torch: Any, *arrays: np.ndarray) -> list[Any]:
 # --- rows
 
 
-class Softmax(Case):
+class Rows(Case):
+    """A problem of (rows, columns). columns: of a version the most that it takes, and of what they
+    must be a multiple, where it does not take any number.
+    """
+
+    columns: ClassVar[dict[str, tuple[int, int]]] = {}
+
+    @classmethod
+    def why_not(cls, version: str, sizes: tuple[int, ...], block: int) -> str:
+        most, multiple = cls.columns.get(version, (sizes[1], 1))
+        if sizes[1] > most or sizes[1] % multiple:
+            which = f"a multiple of {multiple}, " if multiple > 1 else ""
+            return f"it takes {which}up to {most} columns, not {sizes[1]}"
+        return ""
+
+
+class Softmax(Rows):
     """bytes: x and y. flops: a maximum, a difference, an exponential, a sum, a quotient: 5 each."""
 
     family, axes = "softmax", ("rows", "cols")
@@ -120,21 +142,15 @@ class Softmax(Case):
         "softmax_block": (128, 64, 256, 512),
         "softmax_long": (128, 64, 256, 512),
     }
+    columns = {"softmax_registers": (1024, 1), "softmax_vector": (1024, 4)}
+    needs = {"softmax_vector": ALIGNED, "softmax_long": ALIGNED}
+    files = ("softmax.cu",)
     shapes, small = ((49152, 512), (1024, 50257)), (64, 768)
 
     def __init__(self, rows: int, cols: int) -> None:
         super().__init__(rows, cols)
         self.x = self.normal(rows, cols)
         self.bytes, self.flops = 2 * FLOAT * rows * cols, 5 * rows * cols
-
-    @classmethod
-    def why_not(cls, version: str, sizes: tuple[int, ...]) -> str:
-        cols = sizes[1]
-        if version in ("softmax_registers", "softmax_vector") and cols > 1024:
-            return f"it takes up to 1024 columns, not {cols}"
-        if version == "softmax_vector" and cols % 4:
-            return f"it takes a multiple of 4 columns, not {cols}"
-        return ""
 
     def upload(self, device: Device) -> Arrays:
         return {"x": device.from_numpy(self.x), "y": nan(device, *self.x.shape)}
@@ -157,7 +173,7 @@ class Softmax(Case):
         return lambda: torch.softmax(x, -1)
 
 
-class LayerNorm(Case):
+class LayerNorm(Rows):
     """bytes: x, w, b, y, mean, rstd. flops an element: 1 of the mean, 3 of the variance (a
     difference, a square, a sum), 4 of y.
     """
@@ -168,28 +184,30 @@ class LayerNorm(Case):
         "layer_norm_warp": (128, 64, 256, 512),
         "layer_norm_registers": (128, 64, 256),
         "layer_norm_vector": (128, 64, 256),
-        "layer_norm_block": (128, 64, 256),
-        "layer_norm_long": (256, 512, 1024),
+        "layer_norm_block": (128, 64, 256, 512),
+        "layer_norm_long": (64, 128, 256, 512, 1024),
     }
+    columns = {
+        "layer_norm_registers": (1024, 1),
+        "layer_norm_vector": (1024, 4),
+        "layer_norm_long": (16384, 4),
+    }
+    needs = {"layer_norm_vector": ALIGNED, "layer_norm_long": ALIGNED}
+    files = ("layer_norm.cu",)
     shapes, small = ((16384, 768), (4096, 4096)), (64, 768)
     EPS = 1e-5
+
+    @classmethod
+    def why_not(cls, version: str, sizes: tuple[int, ...], block: int) -> str:
+        if version == "layer_norm_long" and sizes[1] > 16 * block:
+            return f"a thread holds 16 columns, a block of {block} does not hold {sizes[1]}"
+        return super().why_not(version, sizes, block)
 
     def __init__(self, rows: int, C: int) -> None:
         super().__init__(rows, C)
         self.x, self.w, self.b = self.normal(rows, C), self.normal(C), self.normal(C)
         self.bytes = FLOAT * (2 * rows * C + 2 * C + 2 * rows)
         self.flops = 8 * rows * C
-
-    @classmethod
-    def why_not(cls, version: str, sizes: tuple[int, ...]) -> str:
-        C = sizes[1]
-        if version in ("layer_norm_registers", "layer_norm_vector") and C > 1024:
-            return f"it takes up to 1024 columns, not {C}"
-        if version in ("layer_norm_vector", "layer_norm_long") and C % 4:
-            return f"it takes a multiple of 4 columns, not {C}"
-        if version == "layer_norm_long" and C > 16 * 256:
-            return f"it takes 16 columns a thread, not {C} with blocks of 256"
-        return ""
 
     def upload(self, device: Device) -> Arrays:
         rows = self.sizes[0]
@@ -216,7 +234,7 @@ class LayerNorm(Case):
         return lambda: torch.nn.functional.layer_norm(x, w.shape, w, b, self.EPS)
 
 
-class CrossEntropy(Case):
+class CrossEntropy(Rows):
     """The losses of the rows, and their log-sum-exps, which the backward needs.
 
     bytes: logits, targets, losses, lse. flops: a maximum, a difference, an exponential, a sum.
@@ -228,6 +246,8 @@ class CrossEntropy(Case):
         "cross_entropy_block": (256, 64, 128, 512),
         "cross_entropy_vector": (256, 64, 128, 512),
     }
+    needs = {"cross_entropy_vector": ALIGNED}
+    files = ("cross_entropy.cu",)
     shapes, small = ((2048, 50257),), (64, 1025)
     IGNORE = -100
 
@@ -266,41 +286,46 @@ class CrossEntropy(Case):
 # --- element by element
 
 
-class Gelu(Case):
-    """GPT-2's form, without a bias. bytes: x and y. flops: u = x + a x^3 takes 4, the sigmoid of
-    2 c u 4 (a product, an exponential, a sum, a quotient), times x 1.
+class Gelu(Rows):
+    """GPT-2's form of GELU(x + b). bytes: x, b and y. flops: x + b takes 1, u = x + a x^3 4, the
+    sigmoid of 2 c u 4 (a product, an exponential, a sum, a quotient), times x 1.
     """
 
-    family, axes = "gelu", ("n",)
+    family, axes = "gelu", ("rows", "C")
     versions = {
         "gelu_tanh_naive": (256, 64, 128, 512),
         "gelu_tanh_vector": (256, 64, 128, 512),
     }
-    shapes, small = ((8192 * 3072,),), (64 * 768,)
+    columns = {"gelu_tanh_vector": (1 << 30, 4)}
+    needs = {"gelu_tanh_vector": ALIGNED}
+    files = ("gelu.cu",)
+    shapes, small = ((8192, 3072),), (64, 768)
 
-    def __init__(self, n: int) -> None:
-        super().__init__(n)
-        self.x = self.normal(n)
-        self.bytes, self.flops = 2 * FLOAT * n, 9 * n
+    def __init__(self, rows: int, C: int) -> None:
+        super().__init__(rows, C)
+        self.x, self.b = self.normal(rows, C), self.normal(C)
+        self.bytes, self.flops = FLOAT * (2 * rows * C + C), 10 * rows * C
 
     def upload(self, device: Device) -> Arrays:
-        return {"x": device.from_numpy(self.x), "y": nan(device, *self.x.shape)}
+        return {"x": device.from_numpy(self.x), "b": device.from_numpy(self.b),
+                "y": nan(device, *self.x.shape)}  # fmt: skip
 
     def launch(self, device: Device, version: str, block: int, arrays: Arrays) -> None:
-        (n,) = self.sizes
+        n, C = self.x.size, self.sizes[1]
         grid = grids.striding(grids.ceil_div(n, 4), block, grids.MOST_BLOCKS)
         load("gelu.cu", device)[version](
-            arrays["x"], None, arrays["y"], n, 1, grid=grid, block=block
+            arrays["x"], arrays["b"], arrays["y"], n, C, grid=grid, block=block
         )
 
     def compare(self, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
-        x = self.x.astype(np.float64)
-        inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
-        return arrays["y"].numpy(), 0.5 * x * (1 + np.tanh(inner))
+        rows = sample(self.sizes[0])
+        z = self.x[rows].astype(np.float64) + self.b
+        inner = np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)
+        return arrays["y"].numpy()[rows], 0.5 * z * (1 + np.tanh(inner))
 
     def torch_step(self, torch: Any) -> Step:
-        (x,) = on_gpu(torch, self.x)
-        return lambda: torch.nn.functional.gelu(x, approximate="tanh")
+        x, b = on_gpu(torch, self.x, self.b)
+        return lambda: torch.nn.functional.gelu(x + b, approximate="tanh")
 
 
 class AdamW(Case):
@@ -314,6 +339,8 @@ class AdamW(Case):
         "adamw_many": (256, 64, 128, 512),
         "adamw_vector": (256, 64, 128, 512),
     }
+    needs = {"adamw_vector": ALIGNED}
+    files = ("optimizer.cu",)
     shapes, small = ((50257 * 768,),), (64 * 768,)
     LR, BETA1, BETA2, EPS, DECAY = 1e-3, 0.9, 0.999, 1e-8, 0.1  # of the first step
 
@@ -362,6 +389,7 @@ class Copy(Case):
         "copy_strided_float": (256, 64, 128, 512),
         "copy_tiles_float": (256,),
     }
+    files = ("copy.cu",)
     shapes, small = ((8192, 3072),), (128, 96)
 
     def __init__(self, rows: int, cols: int) -> None:

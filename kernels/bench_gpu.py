@@ -22,13 +22,16 @@ from kernels.device import get_device
 from kernels.interface import KernelError
 from kernels.launch import load
 
-SAMPLES = 7  # of which the median counts
+SAMPLES = 7  # of which the median counts; 3 where one takes long
+WARM_UP_SECONDS = 0.5  # an idle GPU's clock is low
 SAMPLE_SECONDS = 0.01  # a sample is as many launches as take about that long …
 MOST_LAUNCHES = 200  # … but no more than the driver lets wait
 LONGEST_PLUG = 0.2  # seconds
 COPY_BYTES = 512 << 20  # of each of limit_copy's arrays: far beyond any L2 cache
 PRODUCT = {"tf32": 2 * 16 * 8 * 8, "bf16": 2 * 16 * 8 * 16}  # operations of a warp's mma
 CHAINS = 8  # as in limits.cu
+ROUNDS = 4096  # of a thread of its kernels
+PLUG_ROUNDS = 1 << 20  # by which is found how many a second they are
 
 
 class Timing(NamedTuple):
@@ -70,7 +73,7 @@ class Gpu:
         self.cores = device.context.gpu.get_attribute(attribute.MULTIPROCESSOR_COUNT)
         self.cache_bytes = device.context.gpu.get_attribute(attribute.L2_CACHE_SIZE)
         self.name, self.release = device.context.name, find_nvcc().release
-        self._plug_out = device.empty(32)
+        self._plug_out = device.empty(8 * self.cores * 32)
         self._rounds_a_second = 0.0
 
     # --- time
@@ -87,7 +90,8 @@ class Gpu:
         self.device.synchronize()
         guess = max(time.perf_counter() - start, 1e-6)
         launches = max(len(steps), min(MOST_LAUNCHES, int(SAMPLE_SECONDS / guess)))
-        samples = [self._sample(steps, launches) for _ in range(SAMPLES)]
+        n_samples = SAMPLES if guess * launches < 10 * SAMPLE_SECONDS else 3
+        samples = [self._sample(steps, launches) for _ in range(n_samples)]
         seconds = [each for each, _ in samples]
         return Timing(statistics.median(seconds), min(seconds), max(seconds),
                       all(piled for _, piled in samples))  # fmt: skip
@@ -107,23 +111,26 @@ class Gpu:
                 return start.time_till(end) / 1e3 / launches, piled
             plug *= 4
 
-    def _plug(self, seconds: float) -> None:
-        """Keep the GPU busy for so long, on one of its cores."""
+    def _plug(self, seconds: float, grid: int = 1) -> None:
+        """Keep the GPU busy for so long, by default on one of its cores."""
         kernel = load("limits.cu", self.device)["limit_fma"]
         if not self._rounds_a_second:
             for _ in range(2):  # the first launch loads the code
                 self.device.synchronize()
                 start = time.perf_counter()
-                kernel(self._plug_out, 0.5, 1.0, 1 << 20, grid=1, block=32)
+                kernel(self._plug_out, 0.5, 1.0, PLUG_ROUNDS, grid=1, block=32)
                 self.device.synchronize()
-                self._rounds_a_second = (1 << 20) / (time.perf_counter() - start)
+                self._rounds_a_second = PLUG_ROUNDS / (time.perf_counter() - start)
         rounds = min(2**31 - 1, int(seconds * self._rounds_a_second))
-        kernel(self._plug_out, 0.5, 1.0, rounds, grid=1, block=32)
+        kernel(self._plug_out, 0.5, 1.0, rounds, grid=grid, block=32)
 
     # --- limits
 
     def limits(self) -> Limits:
-        """Measured now."""
+        """Measured now, by a GPU that is awake."""
+        for _ in range(5):
+            self._plug(WARM_UP_SECONDS / 5, grid=8 * self.cores)
+        self.device.synchronize()
         kinds = ("float32", "tf32", "bf16")
         return Limits(self._bandwidth(), *(self._arithmetic(kind) for kind in kinds))
 
@@ -136,7 +143,7 @@ class Gpu:
         return 2 * COPY_BYTES / timing.seconds
 
     def _arithmetic(self, kind: str) -> float:
-        grid, block, rounds = 8 * self.cores, 256, 4096
+        grid, block, rounds = 8 * self.cores, 256, ROUNDS
         out = self.device.empty(grid * block)
         module = load("limits.cu", self.device)
         if kind == "float32":

@@ -23,8 +23,13 @@ class Matmul(Case):
         "matmul_tiles": (256,),
         "matmul_registers": (64,),
         "matmul_vector": (256,),
+        "matmul_wmma": (128,),
+        "matmul_mma_tf32": (256,),
+        "matmul_mma_3xtf32": (256,),
+        "matmul_mma_bf16": (256,),
         "matmul_rows": (512, 128, 256),
     }
+    files = ("matmul.cu", "matmul_wmma.cu", "matmul_mma.cu")
     # c_fc of GPT-2 in training and in decoding, and a large square
     shapes, small = ((4096, 768, 3072), (1, 768, 3072), (4096, 4096, 4096)), (128, 64, 128)
 
@@ -34,7 +39,7 @@ class Matmul(Case):
         self.bytes, self.flops = FLOAT * (M * K + K * N + M * N), 2 * M * N * K
 
     @classmethod
-    def why_not(cls, version: str, sizes: tuple[int, ...]) -> str:
+    def why_not(cls, version: str, sizes: tuple[int, ...], block: int) -> str:
         M = sizes[0]
         if version == "matmul_rows" and M > 64:
             return f"it is for few rows, and reads B M / 4 times: M is {M}"
@@ -47,7 +52,7 @@ class Matmul(Case):
 
     def launch(self, device: Device, version: str, block: int, arrays: Arrays) -> None:
         M, K, N = self.sizes
-        load("matmul.cu", device)[version](
+        load(grids.matmul_file(version), device)[version](
             arrays["a"], arrays["b"], None, arrays["c"], M, N, K, K, N, 0, 0, 0, 1, (1,), (0,),
             (0,), 1, grid=grids.matmul(version, block, M, N, 1, False),
             block=grids.matmul_block(version, block),
@@ -79,6 +84,7 @@ class Attention(Case):
         "attention_tiles_128": (64,),
         **{f"attention_mma_{kind}_{D}": (128,) for kind in ("tf32", "bf16") for D in (32, 64, 128)},
     }
+    files = ("attention.cu", "attention_tiles.cu", "attention_mma.cu", "matmul.cu")
     shapes, small = ((4, 12, 1024, 64),), (1, 2, 64, 32)
 
     def __init__(self, B: int, H: int, T: int, D: int) -> None:
@@ -89,7 +95,7 @@ class Attention(Case):
         self.flops = B * H * T * (T + 1) // 2 * (4 * D + 4)
 
     @classmethod
-    def why_not(cls, version: str, sizes: tuple[int, ...]) -> str:
+    def why_not(cls, version: str, sizes: tuple[int, ...], block: int) -> str:
         D = sizes[3]
         if version == "attention_rows" and D > 256:
             return f"it takes D up to 256, not {D}"

@@ -13,7 +13,7 @@ from kernels.array import DeviceArray
 from kernels.grids import ceil_div
 from tensor import cuda_moving
 from tensor.backend import DropoutMask
-from tensor.cuda_launch import Version, random_numbers
+from tensor.cuda_launch import Version, random_numbers, tuned
 from tensor.cuda_layout import LONG, Launcher, is_aligned
 from tensor.random import threshold
 
@@ -57,7 +57,8 @@ def _over_rows(
     if y.size:
         cols = y.shape[-1]
         rows = y.size // cols
-        how = version or Version(name + _kind(cols, is_aligned(*inputs)), be.threads)
+        usual = Version(name + _kind(cols, is_aligned(*inputs)), be.threads)
+        how = version or tuned(be, name, (rows, cols), usual)
         be.kernel("softmax.cu", how.name)(
             *inputs, y, rows, cols,
             grid=grids.over_rows(how.name, how.block, rows), block=how.block, order=how.order,
@@ -96,7 +97,8 @@ def layer_norm(
     rows = math.prod(x.shape[:-1])
     mean, rstd = be.empty((rows,), x.dtype), be.empty((rows,), x.dtype)
     if x.size:
-        how = version or _layer_norm_version(be, C, is_aligned(x, w, b))
+        usual = _layer_norm_version(be, C, is_aligned(x, w, b))
+        how = version or tuned(be, "layer_norm", (rows, C), usual)
         be.kernel("layer_norm.cu", how.name)(
             x, w, b, y, mean, rstd, rows, C, eps,
             grid=grids.over_rows(how.name, how.block, rows), block=how.block, order=how.order,
@@ -223,7 +225,8 @@ def cross_entropy(
     rows, V = logits.shape
     lse, losses = be.empty((rows,), logits.dtype), be.empty((rows,), logits.dtype)
     loss, count = be.empty((), logits.dtype), be.empty((), logits.dtype)
-    how = version or _cross_entropy_version(be, "cross_entropy", logits)
+    usual = _cross_entropy_version(be, "cross_entropy", logits)
+    how = version or tuned(be, "cross_entropy", (rows, V), usual)
     if rows:
         be.kernel("cross_entropy.cu", how.name)(
             logits, targets, lse, losses, rows, V, ignore,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from kernels import tuning
 from kernels.array import DeviceArray
 from kernels.recording import Changing
 from tensor import cuda_moving
-from tensor.backend import DropoutMask
+from tensor.backend import DropoutMask, Shape
 from tensor.cuda_layout import Launcher
 
 
@@ -16,12 +17,19 @@ class Version(NamedTuple):
     """One of the kernels of a family, and how it is launched.
 
     Many primitives take one as their last argument. Without it they choose the best one for the
-    shapes, and from nothing else: the same call gives the same bits.
+    shapes, from what was measured on this GPU, if anything was (`tuned`), and from nothing else:
+    in one process the same call gives the same bits.
     """
 
     name: str  # as in the .cu file
     block: int = 256  # threads in a block
     order: str | int | None = None  # of the threads, on the emulator alone: for tests
+
+
+def tuned(be: Launcher, family: str, sizes: Shape, usual: Version) -> Version:
+    """The version that was measured to be the fastest (kernels/tuning.py), else the usual one."""
+    choice = tuning.best(family, usual.name, sizes, be.device)
+    return usual if choice is None else Version(choice.version, choice.block, usual.order)
 
 
 def as_rows(be: Launcher, x: DeviceArray) -> DeviceArray:
