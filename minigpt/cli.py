@@ -26,7 +26,7 @@ from minigpt import (
     cli_train,
     cli_verify,
 )
-from minigpt.cli_common import INTERRUPTED, discard_output, not_empty, print_line
+from minigpt.cli_common import INTERRUPTED, add_dtype, discard_output, not_empty, print_line
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.preparation import prepare
 from minigpt.sampling import generate_beyond_context
@@ -94,7 +94,9 @@ def generate(arguments: argparse.Namespace) -> int:
     """`minigpt generate`: continue a prompt, printing each piece as soon as it is there."""
     if not 0 < arguments.top_p <= 1:  # above 1 the library, like transformers, takes it as off
         raise ValueError(f"--top-p {arguments.top_p} must be above 0 and at most 1, 1 for off")
-    model = GPT2LMHeadModel.from_pretrained(arguments.model).to(arguments.device)
+    model = GPT2LMHeadModel.from_pretrained(
+        arguments.model, arguments.device, arguments.dtype
+    )
     tokenizer = load_tokenizer(arguments.model)
     made_as = (model.config.architectures or [GPT2LMHeadModel.__name__])[0]
     if made_as.startswith("GPT2For"):
@@ -252,6 +254,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, metavar="N", help="the same text again; another each time unless given"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, emulator or auto (cpu)")
+    add_dtype(parser)
     parser.add_argument("--quiet", action="store_true", help="print the new text only")
 
 

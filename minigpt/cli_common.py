@@ -12,6 +12,14 @@ def print_line(text: str) -> None:
     print(text, flush=True)
 
 
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """The option --dtype of a verb that runs a model."""
+    parser.add_argument(
+        "--dtype", choices=["float32", "float16", "bfloat16"], default="float32",
+        help="of weights and activations; the halves need --device cuda or emulator (float32)",
+    )  # fmt: skip
+
+
 def not_empty(text: str) -> str:
     """The type of an option that takes a path or a name."""
     if not text:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.cli_common import not_empty, print_line
+from minigpt.cli_common import add_dtype, not_empty, print_line
 from minigpt.data import load_text
 from minigpt.evaluation_completions import best_endings, last_words, read_passages, read_questions
 from minigpt.evaluation_text import (
@@ -64,6 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, default=8, metavar="N", help="rows at a time (8)"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, emulator or auto (cpu)")
+    add_dtype(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument("--quiet", action="store_true", help="print only the results")
 
@@ -72,7 +73,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """`minigpt eval`."""
     _check(arguments)
     tokenizer = load_tokenizer(arguments.model)
-    model = GPT2LMHeadModel.from_pretrained(arguments.model).to(arguments.device)
+    model = GPT2LMHeadModel.from_pretrained(
+        arguments.model, arguments.device, arguments.dtype
+    )
     report = None if arguments.quiet or arguments.json else print_line
     found, lines = measure(
         arguments.task, arguments.data, model, tokenizer, window=arguments.window,

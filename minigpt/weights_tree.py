@@ -112,21 +112,30 @@ def _leaves(node: Tree | Leaf) -> Iterator[Leaf]:
 
 
 def memory(parameters: int, config: GPT2Config | None) -> list[str]:
-    """What the model takes in float32, in two sentences."""
-    weights = 4 * parameters
-    lines = [f"to run it, float32: {show_bytes(weights)} of weights"]
-    if config is not None:
-        pruned = sum(map(len, (config.pruned_heads or {}).values()))
-        heads = config.n_layer * config.n_head - pruned
-        per_token = 2 * heads * (config.n_embd // config.n_head) * 4  # k and v of each head
-        context = show_bytes(per_token * config.n_positions)
-        lines[0] += (f", and for each text {show_bytes(per_token)} a token of keys and values, "
-                     f"{context} for {config.n_positions:,}")  # fmt: skip
-    lines.append(
-        f"to train it, float32: {show_bytes(4 * weights)} of weights, gradients and AdamW's two "
-        "averages, and what the forward pass of a batch leaves for the backward pass"
+    """What the model takes, in a sentence for each way to run and to train it."""
+    return [
+        "to run it, float32: " + _running(parameters, config, 4),
+        "to run it, float16 or bfloat16, on a GPU: " + _running(parameters, config, 2),
+        f"to train it, float32: {show_bytes(16 * parameters)} of weights, gradients and AdamW's "
+        "two averages, and what the forward pass of a batch leaves for the backward pass",
+        f"to train it, bfloat16, on a GPU: {show_bytes(16 * parameters)} of these and of a float32 "
+        "master of each weight, and half of what the forward pass leaves",
+    ]
+
+
+def _running(parameters: int, config: GPT2Config | None, itemsize: int) -> str:
+    """Weights, and where the shape is known, keys and values."""
+    weights = f"{show_bytes(itemsize * parameters)} of weights"
+    if config is None:
+        return weights
+    pruned = sum(map(len, (config.pruned_heads or {}).values()))
+    heads = config.n_layer * config.n_head - pruned
+    per_token = 2 * heads * (config.n_embd // config.n_head) * itemsize  # k and v of each head
+    context = show_bytes(per_token * config.n_positions)
+    return (
+        f"{weights}, and for each text {show_bytes(per_token)} a token of keys and values, "
+        f"{context} for {config.n_positions:,}"
     )
-    return lines
 
 
 def show_bytes(count: int) -> str:
