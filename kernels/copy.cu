@@ -22,7 +22,7 @@
 //
 //   n           elements to write
 //   ndim        axes, at least 1; shape: their sizes; …strides in elements
-#include "halves.cuh"
+#include "pack.cuh"
 #include "strides.cuh"
 
 // --- fills: y[0 … n-1] = value
@@ -234,10 +234,8 @@ extern "C" __global__ void cast_bfloat16_float(
 // Both arrays without gaps, at multiples of 16 bytes.
 template <class To, class From>
 __device__ void cast_vector(const From* x, To* y, long long n) {
-    for (long long i = first_element(); i < n / 4; i += all_threads()) {
-        Four<From> four = reinterpret_cast<const Four<From>*>(x)[i];
-        reinterpret_cast<Four<To>*>(y)[i] = {(To)four.x, (To)four.y, (To)four.z, (To)four.w};
-    }
+    for (long long i = first_element(); i < n / 4; i += all_threads())
+        store_pack(y, i, load_pack<4>(x, i));
     for (long long i = n / 4 * 4 + first_element(); i < n; i += all_threads()) y[i] = (To)x[i];
 }
 

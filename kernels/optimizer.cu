@@ -32,7 +32,7 @@
 //                 half precision, too.
 // squares_total   The sum of what the blocks of squares_many left, in their order, by one block.
 #include "common.cuh"
-#include "halves.cuh"
+#include "pack.cuh"
 
 constexpr int CHUNK = 4096;  // elements a block; grids.py has the same number
 
@@ -144,17 +144,13 @@ __device__ void adamw_master_vector(const Table& ps, const Table& gs, const Tabl
     float* m = array_of<float>(ms.n[chunk.array]) + chunk.first;
     float* v = array_of<float>(vs.n[chunk.array]) + chunk.first;
     for (int i = threadIdx.x; i < chunk.size / 4; i += blockDim.x) {
-        Four<T> g4 = reinterpret_cast<const Four<T>*>(g)[i];
-        float4 w4 = reinterpret_cast<float4*>(master)[i];
-        float4 m4 = reinterpret_cast<float4*>(m)[i], v4 = reinterpret_cast<float4*>(v)[i];
-        step.update(w4.x, float(g4.x), m4.x, v4.x);
-        step.update(w4.y, float(g4.y), m4.y, v4.y);
-        step.update(w4.z, float(g4.z), m4.z, v4.z);
-        step.update(w4.w, float(g4.w), m4.w, v4.w);
-        reinterpret_cast<float4*>(master)[i] = w4;
-        reinterpret_cast<float4*>(m)[i] = m4;
-        reinterpret_cast<float4*>(v)[i] = v4;
-        reinterpret_cast<Four<T>*>(p)[i] = {T(w4.x), T(w4.y), T(w4.z), T(w4.w)};
+        Pack<4> g4 = load_pack<4>(g, i), w4 = load_pack<4>(master, i);
+        Pack<4> m4 = load_pack<4>(m, i), v4 = load_pack<4>(v, i);
+        for (int j = 0; j < 4; j++) step.update(w4.v[j], g4.v[j], m4.v[j], v4.v[j]);
+        store_pack(master, i, w4);
+        store_pack(m, i, m4);
+        store_pack(v, i, v4);
+        store_pack(p, i, w4);
     }
     for (int i = chunk.size / 4 * 4 + threadIdx.x; i < chunk.size; i += blockDim.x) {
         step.update(master[i], float(g[i]), m[i], v[i]);

@@ -1,7 +1,8 @@
 // row.cuh - what the kernels share that work along the rows of a matrix: who works on a row, sums
-// and maxima over a warp or a block, loads of four floats, the online softmax. The order of all
+// and maxima over a warp or a block, the online softmax. The order of all
 // additions is fixed, so the same numbers give the same bits.
 #pragma once
+#include "pack.cuh"
 
 __device__ inline float warp_sum(float x) {
     for (int by = 16; by > 0; by /= 2) x += __shfl_xor_sync(0xffffffffu, x, by);
@@ -58,15 +59,6 @@ struct Block {
     __device__ static float sum(float x) { return block_sums(x, 0.0f).a; }
     __device__ static Sums sums(float a, float b) { return block_sums(a, b); }
 };
-
-// WIDTH floats that one instruction loads or stores: 1, or 4 at a multiple of 16 bytes.
-template <int WIDTH> struct alignas(4 * WIDTH) Pack { float v[WIDTH]; };
-template <int WIDTH> __device__ inline const Pack<WIDTH>* packs_of(const float* x) {
-    return reinterpret_cast<const Pack<WIDTH>*>(x);
-}
-template <int WIDTH> __device__ inline Pack<WIDTH>* packs_of(float* x) {
-    return reinterpret_cast<Pack<WIDTH>*>(x);
-}
 
 // A row of 50257 floats begins at a multiple of 16 bytes only every fourth time. So: how many of its
 // columns come `before` the first multiple, and the `count` of packs of four that follow. What is
