@@ -10,6 +10,10 @@
 // instructions keeps the memory busy. What is left over, at most three elements, is done one by one
 // by the first threads. The arrays must begin at a multiple of 16 bytes; the host looks.
 //
+// Version "bfloat16" (binary_bfloat16 …, strided and "vector" as float4): two bytes an element in
+// memory, float32 in between, and each result rounded once. Half of the bytes; the host takes it for
+// what a model in bfloat16 does most, and widens around the others (tensor/cuda_half.py).
+//
 // All are limited by memory: an addition moves 12 bytes for one flop. So which operation it is
 // arrives as a number and is looked up once a thread; that costs nothing that can be measured, and
 // one kernel stands for many. The numbers are the places in the enums here; cuda_backend.py has the
@@ -18,6 +22,7 @@
 //   n        elements of the result, which has no gaps
 //   ndim     axes, at least 1; shape: their sizes
 //   …strides of an operand, in elements; 0 where it is repeated
+#include "pack.cuh"
 #include "strides.cuh"
 
 enum Binary { ADD, SUB, MUL, DIV, POW, MAXIMUM };
@@ -45,6 +50,12 @@ struct Pow {
     }
 };
 
+// What an element is computed as.
+__device__ inline float wide(float x) { return x; }
+__device__ inline float wide(__nv_bfloat16 x) { return float(x); }
+__device__ inline long long wide(long long x) { return x; }
+__device__ inline unsigned char wide(unsigned char x) { return x; }
+
 template <class T, class Op>
 __device__ void binary_strided(Op op, const T* a, const T* b, T* y, long long n, int ndim,
                                const Dims& shape, const Dims& a_strides, const Dims& b_strides) {
@@ -52,14 +63,13 @@ __device__ void binary_strided(Op op, const T* a, const T* b, T* y, long long n,
     long long at[2];
     for (long long i = first_element(); i < n; i += all_threads()) {
         find_offsets<2>(i, ndim, shape, strides, at);
-        y[i] = op(a[at[0]], b[at[1]]);
+        y[i] = T(op(wide(a[at[0]]), wide(b[at[1]])));
     }
 }
 
-extern "C" __global__ void binary_strided_float(
-    int op, const float* a, const float* b, float* y, long long n, int ndim,
-    const __grid_constant__ Dims shape, const __grid_constant__ Dims a_strides,
-    const __grid_constant__ Dims b_strides) {
+template <class T>
+__device__ void binary_of_floats(int op, const T* a, const T* b, T* y, long long n, int ndim,
+                                 const Dims& shape, const Dims& a_strides, const Dims& b_strides) {
     switch (op) {
     case ADD: binary_strided(Add(), a, b, y, n, ndim, shape, a_strides, b_strides); break;
     case SUB: binary_strided(Sub(), a, b, y, n, ndim, shape, a_strides, b_strides); break;
@@ -68,6 +78,19 @@ extern "C" __global__ void binary_strided_float(
     case POW: binary_strided(Pow(), a, b, y, n, ndim, shape, a_strides, b_strides); break;
     case MAXIMUM: binary_strided(Maximum(), a, b, y, n, ndim, shape, a_strides, b_strides); break;
     }
+}
+
+extern "C" __global__ void binary_strided_float(
+    int op, const float* a, const float* b, float* y, long long n, int ndim,
+    const __grid_constant__ Dims shape, const __grid_constant__ Dims a_strides,
+    const __grid_constant__ Dims b_strides) {
+    binary_of_floats(op, a, b, y, n, ndim, shape, a_strides, b_strides);
+}
+extern "C" __global__ void binary_strided_bfloat16(
+    int op, const __nv_bfloat16* a, const __nv_bfloat16* b, __nv_bfloat16* y, long long n,
+    int ndim, const __grid_constant__ Dims shape, const __grid_constant__ Dims a_strides,
+    const __grid_constant__ Dims b_strides) {
+    binary_of_floats(op, a, b, y, n, ndim, shape, a_strides, b_strides);
 }
 
 // Integers wrap around. There is no DIV: a quotient of integers is one of floats.
@@ -94,25 +117,25 @@ extern "C" __global__ void binary_strided_bool(
 }
 
 // An operand of one number is loaded four times over; a_step is 1 for an array and 0 for a number.
-__device__ inline float4 load4(const float* a, long long quad, int step) {
-    if (step == 0) return make_float4(a[0], a[0], a[0], a[0]);
-    return reinterpret_cast<const float4*>(a)[quad];
+template <class T> __device__ Pack<4> load4(const T* a, long long quad, int step) {
+    if (step == 0) return {wide(a[0]), wide(a[0]), wide(a[0]), wide(a[0])};
+    return load_pack<4>(a, quad);
 }
 
-template <class Op>
-__device__ void binary4(Op op, const float* a, const float* b, float* y, long long n, int a_step,
-                        int b_step) {
+template <class T, class Op>
+__device__ void binary4(Op op, const T* a, const T* b, T* y, long long n, int a_step, int b_step) {
     for (long long quad = first_element(); quad < n / 4; quad += all_threads()) {
-        float4 u = load4(a, quad, a_step), v = load4(b, quad, b_step);
-        reinterpret_cast<float4*>(y)[quad] =
-            make_float4(op(u.x, v.x), op(u.y, v.y), op(u.z, v.z), op(u.w, v.w));
+        Pack<4> u = load4(a, quad, a_step), v = load4(b, quad, b_step);
+        for (int j = 0; j < 4; j++) u.v[j] = op(u.v[j], v.v[j]);
+        store_pack(y, quad, u);
     }
     for (long long i = n / 4 * 4 + first_element(); i < n; i += all_threads())
-        y[i] = op(a[i * a_step], b[i * b_step]);
+        y[i] = T(op(wide(a[i * a_step]), wide(b[i * b_step])));
 }
 
-extern "C" __global__ void binary_float4(
-    int op, const float* a, const float* b, float* y, long long n, int a_step, int b_step) {
+template <class T>
+__device__ void binary4_of(int op, const T* a, const T* b, T* y, long long n, int a_step,
+                           int b_step) {
     switch (op) {
     case ADD: binary4(Add(), a, b, y, n, a_step, b_step); break;
     case SUB: binary4(Sub(), a, b, y, n, a_step, b_step); break;
@@ -121,6 +144,16 @@ extern "C" __global__ void binary_float4(
     case POW: binary4(Pow(), a, b, y, n, a_step, b_step); break;
     case MAXIMUM: binary4(Maximum(), a, b, y, n, a_step, b_step); break;
     }
+}
+
+extern "C" __global__ void binary_float4(
+    int op, const float* a, const float* b, float* y, long long n, int a_step, int b_step) {
+    binary4_of(op, a, b, y, n, a_step, b_step);
+}
+extern "C" __global__ void binary_bfloat16_vector(
+    int op, const __nv_bfloat16* a, const __nv_bfloat16* b, __nv_bfloat16* y, long long n,
+    int a_step, int b_step) {
+    binary4_of(op, a, b, y, n, a_step, b_step);
 }
 
 // --- one operand; `number` is POW_SCALAR's exponent
@@ -292,17 +325,33 @@ extern "C" __global__ void where_strided_long(
 
 // --- in place: into += x, for gradients
 
-extern "C" __global__ void accumulate_strided(
-    float* into, const float* x, long long n, int ndim, const __grid_constant__ Dims shape,
-    const __grid_constant__ Dims into_strides, const __grid_constant__ Dims x_strides) {
+template <class T>
+__device__ void add_to(T* into, const T* x, long long n, int ndim, const Dims& shape,
+                       const Dims& into_strides, const Dims& x_strides) {
     const Dims* const strides[2] = {&into_strides, &x_strides};
     long long at[2];
     for (long long i = first_element(); i < n; i += all_threads()) {
         find_offsets<2>(i, ndim, shape, strides, at);
-        into[at[0]] += x[at[1]];
+        into[at[0]] = T(wide(into[at[0]]) + wide(x[at[1]]));
     }
 }
 
+extern "C" __global__ void accumulate_strided(
+    float* into, const float* x, long long n, int ndim, const __grid_constant__ Dims shape,
+    const __grid_constant__ Dims into_strides, const __grid_constant__ Dims x_strides) {
+    add_to(into, x, n, ndim, shape, into_strides, x_strides);
+}
+extern "C" __global__ void accumulate_strided_bfloat16(
+    __nv_bfloat16* into, const __nv_bfloat16* x, long long n, int ndim,
+    const __grid_constant__ Dims shape, const __grid_constant__ Dims into_strides,
+    const __grid_constant__ Dims x_strides) {
+    add_to(into, x, n, ndim, shape, into_strides, x_strides);
+}
+
 extern "C" __global__ void accumulate_float4(float* into, const float* x, long long n, int x_step) {
+    binary4(Add(), into, x, into, n, 1, x_step);
+}
+extern "C" __global__ void accumulate_bfloat16_vector(
+    __nv_bfloat16* into, const __nv_bfloat16* x, long long n, int x_step) {
     binary4(Add(), into, x, into, n, 1, x_step);
 }

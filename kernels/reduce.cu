@@ -21,9 +21,12 @@
 // Both better versions cut the elements of a result into `chunks`, one for each blockIdx.y, where
 // there are too few results to fill a GPU: y is then (chunks, kept); a second launch reduces it.
 //
+// sum_warp_bfloat16, sum_columns_bfloat16: the elements are bfloat16, the sums float32.
+//
 //   kept         results; kept_ndim, kept_shape, kept_strides: where the first element of each lies
 //   count        elements of each; count_ndim, count_shape, count_strides: where they lie from it
 //   y            (chunks, kept), without gaps; chunks = gridDim.y
+#include "pack.cuh"
 #include "strides.cuh"
 
 template <class T> struct Sum {
@@ -75,8 +78,8 @@ __device__ inline void my_chunk(long long count, long long& from, long long& to)
     to = from + size < count ? from + size : count;
 }
 
-template <class Op, class T>
-__device__ void reduce_warp(const T* x, T* y, long long kept, int kept_ndim,
+template <class Op, class T, class A>
+__device__ void reduce_warp(const T* x, A* y, long long kept, int kept_ndim,
                             const Dims& kept_shape, const Dims& kept_strides, long long count,
                             int count_ndim, const Dims& count_shape, const Dims& count_strides) {
     int lane = threadIdx.x % 32;
@@ -84,9 +87,9 @@ __device__ void reduce_warp(const T* x, T* y, long long kept, int kept_ndim,
     my_chunk(count, from, to);
     for (long long i = first_element() / 32; i < kept; i += warps) {
         const T* row = x + find_offset(i, kept_ndim, kept_shape, kept_strides);
-        T total = Op::start(row[0]);
+        A total = Op::start(A(row[0]));
         for (long long j = from + lane; j < to; j += 32)
-            total = Op::join(total, row[find_offset(j, count_ndim, count_shape, count_strides)]);
+            total = Op::join(total, A(row[find_offset(j, count_ndim, count_shape, count_strides)]));
         for (int apart = 16; apart > 0; apart /= 2)
             total = Op::join(total, __shfl_xor_sync(0xffffffffu, total, apart));
         if (lane == 0) y[blockIdx.y * kept + i] = total;
@@ -96,6 +99,15 @@ __device__ void reduce_warp(const T* x, T* y, long long kept, int kept_ndim,
 // Blocks of any multiple of 32 threads; the bound holds the registers to what 1024 of them have.
 extern "C" __global__ void __launch_bounds__(1024) sum_warp_float(
     const float* x, float* y, long long kept, int kept_ndim,
+    const __grid_constant__ Dims kept_shape, const __grid_constant__ Dims kept_strides,
+    long long count, int count_ndim, const __grid_constant__ Dims count_shape,
+    const __grid_constant__ Dims count_strides) {
+    reduce_warp<Sum<float>>(x, y, kept, kept_ndim, kept_shape, kept_strides, count, count_ndim,
+                            count_shape, count_strides);
+}
+
+extern "C" __global__ void __launch_bounds__(1024) sum_warp_bfloat16(
+    const __nv_bfloat16* x, float* y, long long kept, int kept_ndim,
     const __grid_constant__ Dims kept_shape, const __grid_constant__ Dims kept_strides,
     long long count, int count_ndim, const __grid_constant__ Dims count_shape,
     const __grid_constant__ Dims count_strides) {
@@ -131,22 +143,22 @@ extern "C" __global__ void __launch_bounds__(1024) max_warp_long(
 }
 
 // Column c of row j lies at x[c + offset(j)]. Blocks of 32 x up to 32 threads.
-template <class Op, class T>
-__device__ void reduce_columns(const T* x, T* y, long long kept, long long count, int count_ndim,
+template <class Op, class T, class A>
+__device__ void reduce_columns(const T* x, A* y, long long kept, long long count, int count_ndim,
                                const Dims& count_shape, const Dims& count_strides) {
-    __shared__ T parts[32][32];
+    __shared__ A parts[32][32];
     int lane = threadIdx.x;
     long long from, to;
     my_chunk(count, from, to);
     for (long long first = blockIdx.x * 32LL; first < kept; first += gridDim.x * 32LL) {
         long long column = first + lane;
         const T* down = x + column;
-        T total = T(0);
+        A total = A(0);
         if (column < kept) {
-            total = Op::start(down[0]);
+            total = Op::start(A(down[0]));
             for (long long j = from + threadIdx.y; j < to; j += blockDim.y)
                 total = Op::join(total,
-                                 down[find_offset(j, count_ndim, count_shape, count_strides)]);
+                                 A(down[find_offset(j, count_ndim, count_shape, count_strides)]));
         }
         parts[threadIdx.y][lane] = total;
         __syncthreads();
@@ -160,6 +172,12 @@ __device__ void reduce_columns(const T* x, T* y, long long kept, long long count
 
 extern "C" __global__ void sum_columns_float(
     const float* x, float* y, long long kept, long long count, int count_ndim,
+    const __grid_constant__ Dims count_shape, const __grid_constant__ Dims count_strides) {
+    reduce_columns<Sum<float>>(x, y, kept, count, count_ndim, count_shape, count_strides);
+}
+
+extern "C" __global__ void sum_columns_bfloat16(
+    const __nv_bfloat16* x, float* y, long long kept, long long count, int count_ndim,
     const __grid_constant__ Dims count_shape, const __grid_constant__ Dims count_strides) {
     reduce_columns<Sum<float>>(x, y, kept, count, count_ndim, count_shape, count_strides);
 }

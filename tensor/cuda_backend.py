@@ -37,7 +37,9 @@ from tensor import (
 from tensor.backend import Axes, Shape
 from tensor.cuda_half import in_float32
 from tensor.cuda_layout import FLOAT, INT, LONG, SUFFIX
-from tensor.dtypes import name_of, widened
+from tensor.dtypes import BFLOAT16, name_of, widened
+
+BF16 = (BFLOAT16,)  # what the primitives have kernels for that a training step in it uses most
 
 
 def report() -> list[dict[str, str]]:
@@ -125,13 +127,13 @@ class CudaBackend:
 
     # --- elementwise
 
-    add = in_float32(cuda_elementwise.binary("add"))
-    sub = in_float32(cuda_elementwise.binary("sub"))
-    mul = in_float32(cuda_elementwise.binary("mul"))
-    div = in_float32(cuda_elementwise.binary("div"))
-    pow = in_float32(cuda_elementwise.binary("pow"))
+    add = in_float32(cuda_elementwise.binary("add"), own=BF16)
+    sub = in_float32(cuda_elementwise.binary("sub"), own=BF16)
+    mul = in_float32(cuda_elementwise.binary("mul"), own=BF16)
+    div = in_float32(cuda_elementwise.binary("div"), own=BF16)
+    pow = in_float32(cuda_elementwise.binary("pow"), own=BF16)
     pow_scalar = in_float32(cuda_elementwise.pow_scalar)
-    maximum = in_float32(cuda_elementwise.binary("maximum"))
+    maximum = in_float32(cuda_elementwise.binary("maximum"), own=BF16)
     clip = in_float32(cuda_elementwise.clip)
     where = in_float32(cuda_elementwise.where)
     compare = in_float32(cuda_elementwise.compare, ())
@@ -149,7 +151,7 @@ class CudaBackend:
 
     # --- reductions
 
-    sum = in_float32(cuda_reduce.sum)
+    sum = in_float32(cuda_reduce.sum, own=BF16)
     max = in_float32(cuda_reduce.max)
     argmax = in_float32(cuda_reduce.argmax, ())
 

@@ -23,12 +23,15 @@ from tensor.cuda_layout import (
     strides_in,
 )
 from tensor.cuda_moving import cast, copy, full
+from tensor.dtypes import BFLOAT16
 
 FILE = "elementwise.cu"
 # In the order of the enums of the same names in elementwise.cu.
 BINARY = ("add", "sub", "mul", "div", "pow", "maximum")
 UNARY = ("neg", "exp", "log", "sqrt", "tanh", "erf", "relu", "sigmoid", "pow_scalar")
 COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
+# The version of a kernel that takes four elements at a time, by their type.
+FOURS = {FLOAT: "float4", BFLOAT16: "bfloat16_vector"}
 
 
 # --- two operands
@@ -68,7 +71,7 @@ def _launch_binary(be: Launcher, op: str, x: Array, y: Array) -> Array:
     sizes, (xs, ys) = join_axes(shape, strides_in(x, shape), strides_in(y, shape))
     number = BINARY.index(op)
     if _goes_by_fours(x.dtype, xs, ys) and is_aligned(x, y):
-        be.kernel(FILE, "binary_float4")(
+        be.kernel(FILE, f"binary_{FOURS[x.dtype]}")(
             number, x.strided, y.strided, out, out.size, xs[0], ys[0],
             grid=be.blocks(out.size // 4), block=be.threads,
         )  # fmt: skip
@@ -82,7 +85,7 @@ def _launch_binary(be: Launcher, op: str, x: Array, y: Array) -> Array:
 
 def _goes_by_fours(dtype: np.dtype, *strides: Shape) -> bool:
     """Are all of them floats without gaps, or a single repeated number?"""
-    return dtype == FLOAT and all(len(s) == 1 and s[0] in (0, 1) for s in strides)
+    return dtype in FOURS and all(len(s) == 1 and s[0] in (0, 1) for s in strides)
 
 
 def compare(be: Launcher, x: Array, y: Array, how: str) -> Array:
@@ -205,12 +208,13 @@ def accumulate(be: Launcher, into: Array, x: Array) -> None:
         x = copy(be, x)  # threads would read what others have added to
     sizes, (to, xs) = join_axes(into.shape, into.strides, strides_in(x, into.shape))
     if to == (1,) and xs[0] in (0, 1) and is_aligned(into, x):
-        be.kernel(FILE, "accumulate_float4")(
+        be.kernel(FILE, f"accumulate_{FOURS[into.dtype]}")(
             into.strided, x.strided, into.size, xs[0],
             grid=be.blocks(into.size // 4), block=be.threads,
         )  # fmt: skip
     else:
-        be.kernel(FILE, "accumulate_strided")(
+        strided = "strided" if into.dtype == FLOAT else f"strided_{SUFFIX[into.dtype]}"
+        be.kernel(FILE, f"accumulate_{strided}")(
             into.strided, x.strided, into.size, len(sizes), sizes, to, xs,
             grid=be.blocks(into.size), block=be.threads,
         )  # fmt: skip

@@ -3,32 +3,40 @@
 A primitive that has no kernel for halves is wrapped by `in_float32`: its half operands are widened,
 exactly, the float32 kernels run, and the results are rounded once, to nearest even. So sums of any
 length are float32's. What only moves elements (views, copies, concatenation, embedding) moves bits.
+
+What a training step in bfloat16 does most has kernels that read and write that: widening would move
+three times the bytes of float32. They, too, compute in float32 and round each result once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
+
+import numpy as np
 
 from kernels.array import DeviceArray, contiguous_strides
 from tensor import cuda_elementwise, cuda_fused, cuda_moving
 from tensor.cuda_layout import FLOAT, Launcher, as_pairs
-from tensor.dtypes import HALVES
+from tensor.dtypes import FLOAT16, HALVES
 
 
 def in_float32(
-    primitive: Callable[..., Any], narrow: Sequence[int] = (0,)
+    primitive: Callable[..., Any],
+    narrow: Sequence[int] = (0,),
+    own: Collection[np.dtype] = (),
 ) -> Callable[..., Any]:
     """A primitive of float32 as one that takes arrays of half precision, too.
 
     narrow: which of its results are rounded to the operands' type; the others (losses, statistics,
     places) stay what they are. Operands of float32 beside halves stay, too: the Functions above see
     to it that only losses and statistics are.
+    own: half types that the primitive has kernels for, and takes as they are.
     """
 
     def call(be: Launcher, *arguments: Any, **options: Any) -> Any:
         half = next((a.dtype for a in arguments if _is_half(a)), None)
-        if half is None:
+        if half is None or half in own:
             return primitive(be, *arguments, **options)
         wide = [cuda_moving.cast(be, a, FLOAT) if _is_half(a) else a for a in arguments]
         result = primitive(be, *wide, **options)
@@ -58,7 +66,7 @@ def embedding(be: Launcher, weight: DeviceArray, ids: DeviceArray) -> DeviceArra
 
 def accumulate(be: Launcher, into: DeviceArray, x: DeviceArray) -> None:
     """into += x, broadcast to its shape; a sum of halves is rounded once."""
-    if _is_half(into):
+    if into.dtype == FLOAT16:
         cuda_moving.assign(be, into, in_float32(cuda_elementwise.binary("add"))(be, into, x))
     else:
         cuda_elementwise.accumulate(be, into, x)

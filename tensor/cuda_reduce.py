@@ -8,6 +8,7 @@ from typing import Any
 from tensor.backend import Array, Axes, Shape
 from tensor.cuda_layout import BOOL, FLOAT, INT, LONG, SUFFIX, Launcher, join_axes
 from tensor.cuda_moving import cast, full
+from tensor.dtypes import BFLOAT16
 
 FILE = "reduce.cu"
 LANES = 32
@@ -21,6 +22,8 @@ def sum(be: Launcher, x: Array, axes: Axes, keepdims: bool) -> Array:  # noqa: A
     """Sums over axes; those of integers and booleans are int64."""
     if x.dtype in (BOOL, INT):
         x = cast(be, x, LONG)  # NumPy, too, adds them up as int64
+    if x.dtype == BFLOAT16:  # the kernels' sums are float32
+        return cast(be, _reduce(be, "sum", x, axes, keepdims), BFLOAT16)
     return _reduce(be, "sum", x, axes, keepdims)
 
 
@@ -58,10 +61,10 @@ def _launch(
     columns = _lie_in_columns(x, kept_strides, count_strides)
     blocks = -(-results // LANES) if columns else results
     chunks = min(-(-elements // CHUNK), -(-ENOUGH // blocks))
-    out = be.empty((chunks, results), x.dtype)
+    out = be.empty((chunks, results), FLOAT if x.dtype == BFLOAT16 else x.dtype)
     described: tuple[Any, ...] = (elements, len(count), count, count_strides)
     if columns:
-        be.kernel(FILE, f"{how}_columns_float")(
+        be.kernel(FILE, f"{how}_columns_{SUFFIX[x.dtype]}")(
             x.strided, out, results, *described,
             grid=(be.blocks(blocks, each=1), chunks), block=(LANES, be.threads // LANES),
         )  # fmt: skip
@@ -78,7 +81,7 @@ def _launch(
 
 def _lie_in_columns(x: Array, kept_strides: Shape, count_strides: Shape) -> bool:
     """Are neighbouring results made of neighbouring elements, and not each of a row?"""
-    return x.dtype == FLOAT and kept_strides == (1,) and count_strides[-1] != 1
+    return x.dtype in (FLOAT, BFLOAT16) and kept_strides == (1,) and count_strides[-1] != 1
 
 
 def argmax(be: Launcher, x: Array, axis: int) -> Array:
