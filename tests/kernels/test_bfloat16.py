@@ -1,0 +1,93 @@
+"""The kernels that read and write bfloat16, beside the same formulas on float64 of the same values:
+three orders of the threads, odd sizes, once with every access checked.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kernels.launch import load
+from tensor.cuda_elementwise import BINARY
+from tensor.dtypes import BFLOAT16, converted, widened
+from tests.kernels.devices import ORDERS, device, needs_device, normal
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_device")]
+RUNS = [(order, False) for order in ORDERS] + [(ORDERS[-1], True)]
+runs = pytest.mark.parametrize(("order", "checked"), RUNS, ids=str)
+LAST_PLACE = 2.0**-8  # half a unit in the last place of a bfloat16, relative, and a little more
+
+
+@pytest.fixture
+def _device():
+    needs_device()
+
+
+def drawn(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+    """Normal numbers, bfloat16."""
+    return [converted(x, BFLOAT16) for x in normal(seed, *shapes)]
+
+
+def exact(x: np.ndarray) -> np.ndarray:
+    return widened(x).astype(np.float64)
+
+
+def near(got: np.ndarray, expected: np.ndarray, scale: float = 0.0) -> None:
+    """Within a rounding to bfloat16; `scale` is that of numbers that cancelled."""
+    np.testing.assert_allclose(exact(got), expected, rtol=1.01 * LAST_PLACE, atol=1e-6 * scale)
+
+
+@runs
+def test_arithmetic(order, checked):
+    there = device(checked)
+    kernels = load("elementwise.cu", there)
+    formulas = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide,
+                "maximum": np.maximum}  # fmt: skip
+    for n in (1, 33, 1000):
+        a, b, c = drawn(0, (n,), (n,), (1,))
+        y = there.empty(n, BFLOAT16)
+        x, z, number = (there.from_numpy(v) for v in (a, b, c))
+        for name, formula in formulas.items():
+            op = BINARY.index(name)
+            kernels["binary_bfloat16_vector"](op, x, z, y, n, 1, 1, grid=2, block=64, order=order)
+            near(y.numpy(), formula(exact(a), exact(b)))
+            kernels["binary_bfloat16_vector"](op, x, number, y, n, 1, 0, grid=2, block=64,
+                                              order=order)
+            near(y.numpy(), formula(exact(a), exact(c)))
+            kernels["binary_strided_bfloat16"](op, x[::-1].strided, z, y, n, 1, (n,), (-1,), (1,),
+                                               grid=2, block=64, order=order)
+            near(y.numpy(), formula(exact(a[::-1]), exact(b)))
+
+
+@runs
+def test_accumulation(order, checked):
+    there = device(checked)
+    kernels = load("elementwise.cu", there)
+    for n in (1, 33, 1000):
+        a, b = drawn(1, (n,), (n,))
+        into, x = there.from_numpy(a), there.from_numpy(b)
+        kernels["accumulate_bfloat16_vector"](into, x, n, 1, grid=2, block=64, order=order)
+        first = converted(widened(a) + widened(b), BFLOAT16)
+        np.testing.assert_array_equal(into.numpy(), first)
+        kernels["accumulate_strided_bfloat16"](into, x[::-1].strided, n, 1, (n,), (1,), (-1,),
+                                               grid=2, block=64, order=order)
+        second = converted(widened(first) + widened(b[::-1]), BFLOAT16)
+        np.testing.assert_array_equal(into.numpy(), second)
+
+
+@runs
+def test_sums(order, checked):
+    there = device(checked)
+    kernels = load("reduce.cu", there)
+    for rows, columns in ((1, 33), (65, 33), (1000, 5)):
+        (x,) = drawn(2, (rows, columns))
+        wide, array = exact(x), there.from_numpy(x)
+        for chunks in (1, 3):
+            y = there.empty((chunks, columns))
+            kernels["sum_columns_bfloat16"](array, y, columns, rows, 1, (rows,), (columns,),
+                                            grid=(2, chunks), block=(32, 4), order=order)
+            np.testing.assert_allclose(y.numpy().sum(0), wide.sum(0), atol=1e-5 * rows)
+            y = there.empty((chunks, rows))
+            kernels["sum_warp_bfloat16"](array, y, rows, 1, (rows,), (columns,), columns, 1,
+                                         (columns,), (1,), grid=(2, chunks), block=64, order=order)
+            np.testing.assert_allclose(y.numpy().sum(0), wide.sum(1), atol=1e-5 * columns)
