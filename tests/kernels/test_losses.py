@@ -112,6 +112,37 @@ def test_cross_entropy(version):
     everywhere(run, version, LOGITS)
 
 
+@pytest.mark.parametrize("block", [32, 64, 256])
+def test_losses_and_gradient_in_one_launch(block):
+    def run(be, shape, version):
+        rows, V = shape
+        (x,) = normal(0, shape)
+        x *= 5
+        rng = np.random.default_rng(1)
+        targets = np.where(rng.random(rows) < 0.7, rng.integers(0, V, rows), -100)
+        targets[0] = V - 1
+        counted = np.flatnonzero(targets != -100)
+        on = be.from_numpy
+        lse, losses, dx = be.empty((rows,)), be.empty((rows,)), be.empty(shape)
+        be.kernel("cross_entropy.cu", "cross_entropy_fused")(
+            on(np.float32(1.5)), on(x), on(targets), on(np.float32(len(counted))), lse, losses, dx,
+            rows, V, -100, grid=rows, block=version.block, order=version.order)
+        exact = x.astype(np.float64)
+        expected = np.log(np.exp(exact).sum(1))
+        close(lse, expected, 1e-6)
+        d = slow_ops.softmax(exact, 1)
+        wanted = np.zeros(rows)
+        wanted[counted] = expected[counted] - exact[counted, targets[counted]]
+        np.testing.assert_allclose(losses.numpy(), wanted, rtol=1e-5, atol=1e-5)
+        d[counted, targets[counted]] -= 1
+        d[targets == -100] = 0
+        if V > 1:
+            close(dx, d * 1.5 / len(counted))
+        else:
+            assert np.abs(dx.numpy()).max() < 1e-5
+    everywhere(run, Version("cross_entropy_fused", block), LOGITS)
+
+
 @pytest.mark.parametrize("kind", ["naive", "block", "vector"])
 def test_no_target_counts_and_rows_at_odd_places(kind):
     be = backend()
@@ -135,6 +166,25 @@ def test_extreme_logits():
         _, lse, _ = cuda_fused.cross_entropy(be, be.from_numpy(x), be.from_numpy(np.zeros(4, int)),
                                              -100, Version(f"cross_entropy_{kind}", 32))
         np.testing.assert_array_equal(lse.numpy(), np.float32([3e38, 1, math.nan, math.nan]))
+
+
+@pytest.mark.parametrize("kind", ["naive", "block", "vector"])
+def test_extreme_rows(kind):
+    """Long enough that a thread sees several groups of four: masked ones, equal ones, one huge."""
+    be, inf = backend(), math.inf
+    x = np.full((6, 1000), 1e4, np.float32)
+    x[1], x[1, 500:] = -inf, 0.0
+    x[2] = np.linspace(-3e4, 3e4, 1000)     # each group has a new maximum
+    x[3] = np.linspace(3e4, -3e4, 1000)
+    x[4], x[4, 777] = 0.0, 3e38
+    x[5], x[5, 501] = -inf, math.nan
+    exact = x.astype(np.float64)
+    top = np.nanmax(exact, 1)
+    with np.errstate(invalid="ignore"):
+        expected = np.log(np.exp(exact - top[:, None]).sum(1)) + top
+    _, lse, _ = cuda_fused.cross_entropy(be, be.from_numpy(x), be.from_numpy(np.zeros(6, int)),
+                                         -100, Version(f"cross_entropy_{kind}", 32))
+    np.testing.assert_allclose(lse.numpy(), expected, rtol=1e-6)
 
 
 def test_no_second_array_as_large_as_the_logits(monkeypatch):

@@ -39,9 +39,13 @@ def losses(be, order):
     ids = np.random.default_rng(0).integers(0, 20, 50)
     yield cuda_fused.embedding_backward(be, dy, be.from_numpy(ids), 20,
                                         Version("embedding_backward_first", 64, order))
+    targets = be.from_numpy(ids[:37])
     for kind in ("block", "vector"):
-        yield from cuda_fused.cross_entropy(be, x, be.from_numpy(ids[:37]), 3,
-                                            Version(f"cross_entropy_{kind}", 64, order))
+        loss, lse, count = cuda_fused.cross_entropy(be, x, targets, 3,
+                                                    Version(f"cross_entropy_{kind}", 64, order))
+        yield from (loss, lse, count, cuda_fused.cross_entropy_backward(
+            be, loss, x, targets, 3, lse, count,
+            Version(f"cross_entropy_backward_{kind}", 64, order)))
     total = cuda_optim.sum_of_squares(be, [x, dy], Version("squares_many", 64, order))
     yield be.from_numpy(np.array([total], np.float64).view(np.int64))
 
