@@ -44,7 +44,7 @@ def matmul(version: str, block: int, M: int, N: int, batches: int, transpose_b: 
     """Of matmul*.cu. KeyError for an unknown version."""
     if version in ("matmul_naive", "matmul_coalesced"):
         return ceil_div(batches * M * N, block)
-    if version == "matmul_rows":
+    if version in ("matmul_rows", "matmul_rows_bf16"):
         rows, columns = 4, block // 32 if transpose_b else 32
     else:
         rows, columns = MATMUL_TILES[version]

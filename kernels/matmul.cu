@@ -26,6 +26,10 @@
 //                   Four rows of A at a time use each float of B. block: whole warps, up to 16:
 //                   many, so that much of B is on its way from memory at any time;
 //                   grid batches * ceil(M / 4) * ceil(N / (transpose_b ? blockDim.x / 32 : 32)).
+// matmul_rows_bf16  The same for arrays of bfloat16, whose B is half as much to read; sums, bias and
+//                   GELU are in float32. The tensor cores' version is in matmul_mma.cu.
+#include <cuda_bf16.h>
+
 #include "matmul.cuh"
 
 // --- a thread an entry
@@ -222,6 +226,43 @@ extern "C" __global__ void __launch_bounds__(256, 2) matmul_vector(
 
 // --- few rows
 
+template <class T>
+__device__ inline void multiply_rows(ProductOf<T> p, int ndim, const Dims& batch,
+                                     const Dims& a_strides, const Dims& b_strides,
+                                     float (&part)[16][4][32]) {
+    int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    Place place = place_of_block(p, 4, p.transpose_b ? warps : 32);
+    p = p.at(place.matrix, ndim, batch, a_strides, b_strides);
+    int n = place.n + (p.transpose_b ? warp : lane), last = min(4, p.M - place.m);
+    int k0 = p.transpose_b ? lane : warp, step = p.transpose_b ? 32 : warps;
+    float sum[4] = {};
+    if (n < p.N) {
+#pragma unroll 8
+        for (int k = k0; k < p.K; k += step) {
+            float b = p.b(k, n);
+#pragma unroll
+            for (int r = 0; r < 4; r++)
+                if (r < last) sum[r] += float(p.a(place.m + r, k)) * b;
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+        if (p.transpose_b) {
+            for (int by = 16; by > 0; by /= 2) sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], by);
+            if (lane == 0) p.store(place.m + r, n, sum[r]);
+        } else {
+            part[warp][r][lane] = sum[r];
+        }
+    }
+    if (p.transpose_b) return;
+    __syncthreads();
+    for (int i = threadIdx.x; i < 4 * 32; i += blockDim.x) {
+        float total = 0.0f;
+        for (int w = 0; w < warps; w++) total += part[w][i / 32][i % 32];
+        p.store(place.m + i / 32, place.n + i % 32, total);
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(512) matmul_rows(
         const float* __restrict__ A, const float* __restrict__ B, const float* OPTIONAL bias,
         float* __restrict__ C, int M, int N, int K, long long lda, long long ldb, int transpose_a,
@@ -229,36 +270,18 @@ extern "C" __global__ void __launch_bounds__(512) matmul_rows(
         const __grid_constant__ Dims a_strides, const __grid_constant__ Dims b_strides,
         long long batches) {
     __shared__ float part[16][4][32];  // a warp's sums, by row and lane
-    Product p{A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb};
-    int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    Place place = place_of_block(p, 4, transpose_b ? warps : 32);
-    p = p.at(place.matrix, ndim, batch, a_strides, b_strides);
-    int n = place.n + (transpose_b ? warp : lane), last = min(4, M - place.m);
-    int k0 = transpose_b ? lane : warp, step = transpose_b ? 32 : warps;
-    float sum[4] = {};
-    if (n < N) {
-#pragma unroll 8
-        for (int k = k0; k < K; k += step) {
-            float b = p.b(k, n);
-#pragma unroll
-            for (int r = 0; r < 4; r++)
-                if (r < last) sum[r] += p.a(place.m + r, k) * b;
-        }
-    }
-#pragma unroll
-    for (int r = 0; r < 4; r++) {
-        if (transpose_b) {
-            for (int by = 16; by > 0; by /= 2) sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], by);
-            if (lane == 0) p.store(place.m + r, n, sum[r]);
-        } else {
-            part[warp][r][lane] = sum[r];
-        }
-    }
-    if (transpose_b) return;
-    __syncthreads();
-    for (int i = threadIdx.x; i < 4 * 32; i += blockDim.x) {
-        float total = 0.0f;
-        for (int w = 0; w < warps; w++) total += part[w][i / 32][i % 32];
-        p.store(place.m + i / 32, place.n + i % 32, total);
-    }
+    multiply_rows<float>({A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb},
+                         ndim, batch, a_strides, b_strides, part);
+}
+
+extern "C" __global__ void __launch_bounds__(512) matmul_rows_bf16(
+        const __nv_bfloat16* __restrict__ A, const __nv_bfloat16* __restrict__ B,
+        const __nv_bfloat16* OPTIONAL bias, __nv_bfloat16* __restrict__ C, int M, int N, int K,
+        long long lda, long long ldb, int transpose_a, int transpose_b, int activation, int ndim,
+        const __grid_constant__ Dims batch, const __grid_constant__ Dims a_strides,
+        const __grid_constant__ Dims b_strides, long long batches) {
+    __shared__ float part[16][4][32];
+    multiply_rows<__nv_bfloat16>(
+        {A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb}, ndim, batch,
+        a_strides, b_strides, part);
 }

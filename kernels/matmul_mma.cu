@@ -355,9 +355,9 @@ extern "C" __global__ void __launch_bounds__(256, 2) SINCE_SM(80) matmul_mma_bf1
 extern "C" __global__ void __launch_bounds__(256, 2) SINCE_SM(80) matmul_mma_bf16_storage(
         const __nv_bfloat16* __restrict__ A, const __nv_bfloat16* __restrict__ B,
         const __nv_bfloat16* OPTIONAL bias, __nv_bfloat16* __restrict__ C, int M, int N, int K,
-        long long lda, long long ldb, int transpose_a, int transpose_b, int activation, int ndim, const __grid_constant__ Dims batch,
-        const __grid_constant__ Dims a_strides, const __grid_constant__ Dims b_strides,
-        long long batches) {
+        long long lda, long long ldb, int transpose_a, int transpose_b, int activation, int ndim,
+        const __grid_constant__ Dims batch, const __grid_constant__ Dims a_strides,
+        const __grid_constant__ Dims b_strides, long long batches) {
 #if HAS_SM_80
     __shared__ float4 ring[3][2][512];
     compute<Bf16Storage>({A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb}, ndim,

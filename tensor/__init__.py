@@ -23,6 +23,7 @@ from tensor.functional import (
 from tensor.gradcheck import gradcheck
 from tensor.graph import enable_grad, is_grad_enabled, no_grad
 from tensor.nn import Module, Parameter
+from tensor.precision import matmul_precision
 from tensor.profiling import profile
 from tensor.random import manual_seed
 from tensor.recompute import recompute
@@ -49,6 +50,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "manual_seed",
+    "matmul_precision",
     "mse_loss",
     "nn",
     "no_grad",

@@ -35,7 +35,7 @@ from tensor import (
     cuda_reduce,
 )
 from tensor.backend import Axes, Shape
-from tensor.cuda_half import in_float32
+from tensor.cuda_half import in_float32, multiplied
 from tensor.cuda_layout import FLOAT, INT, LONG, SUFFIX
 from tensor.dtypes import BFLOAT16, name_of, widened
 
@@ -183,9 +183,9 @@ class CudaBackend:
 
     # --- products
 
-    matmul = in_float32(cuda_matmul.matmul)
-    linear = in_float32(cuda_matmul.linear)
-    linear_backward_weight = in_float32(cuda_matmul.linear_backward_weight)
+    matmul = multiplied(cuda_matmul.matmul)
+    linear = multiplied(cuda_matmul.linear)
+    linear_backward_weight = multiplied(cuda_matmul.linear_backward_weight)
 
     # --- fused
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from kernels.array import DeviceArray, contiguous_strides
-from tensor import cuda_elementwise, cuda_fused, cuda_moving
+from tensor import cuda_elementwise, cuda_fused, cuda_matmul, cuda_moving
 from tensor.cuda_layout import FLOAT, Launcher, as_pairs
-from tensor.dtypes import FLOAT16, HALVES
+from tensor.dtypes import BFLOAT16, FLOAT16, HALVES
 
 
 def in_float32(
@@ -46,6 +46,18 @@ def in_float32(
             cuda_moving.cast(be, r, half) if i in narrow and r is not None else r
             for i, r in enumerate(result)
         )
+
+    return call
+
+
+def multiplied(primitive: Callable[..., Any]) -> Callable[..., Any]:
+    """A product: of bfloat16 alone as it is, where the device can; otherwise `in_float32`."""
+    wide = in_float32(primitive)
+
+    def call(be: Launcher, *arguments: Any, **options: Any) -> Any:
+        arrays = [a for a in arguments if isinstance(a, DeviceArray)]
+        narrow = all(a.dtype == BFLOAT16 for a in arrays) and cuda_matmul.multiplies_bfloat16(be)
+        return (primitive if narrow else wide)(be, *arguments, **options)
 
     return call
 

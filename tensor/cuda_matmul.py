@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from kernels import grids
 from kernels.array import DeviceArray
 from kernels.grids import ceil_div
@@ -11,6 +13,8 @@ from tensor import cuda_elementwise, cuda_moving, cuda_reduce
 from tensor.backend import Shape
 from tensor.cuda_launch import Version, as_rows, reshaped, tuned
 from tensor.cuda_layout import Launcher
+from tensor.dtypes import BFLOAT16
+from tensor.precision import current_matmul_precision
 
 FEW_ROWS = 8  # up to so many rows, reading B once is all the work
 LARGE = 64  # so many tiles of 128 x 128 keep a GPU busy; fewer are cut into smaller ones
@@ -66,12 +70,15 @@ def product(
 ) -> DeviceArray:
     """a b + bias, and, where asked for, GELU in GPT-2's form of that. Axes as in `matmul`.
 
-    Operands may have any strides; one whose last two axes both have gaps is copied first.
+    Operands may have any strides; one whose last two axes both have gaps is copied first. All
+    arrays are float32, multiplied as `tensor.precision` says, or, where `multiplies_bfloat16`, all
+    are bfloat16: then sums, bias and GELU are computed in float32, and the result is rounded once.
     """
     M, K = a.shape[:-3:-1] if transpose_a else a.shape[-2:]
     N = b.shape[-2] if transpose_b else b.shape[-1]
     leading = _broadcast(a.shape[:-2], b.shape[:-2])
-    pieces = 1 if leading or gelu or version else _pieces(M, N, K)
+    in_one = leading or gelu or version or a.dtype == BFLOAT16  # whose pieces would be rounded
+    pieces = 1 if in_one else _pieces(M, N, K)
     if pieces > 1:
         return _in_pieces(be, pieces, a, b, bias, transpose_a, transpose_b)
     c = be.empty((*leading, M, N), a.dtype)
@@ -81,7 +88,7 @@ def product(
     b, ldb, transpose_b = _lying(be, b, transpose_b)
     batches = math.prod(leading)
     if version is None:
-        version = _best(be, M, N, K, batches)
+        version = _best(be, M, N, K, batches, a.dtype)
         if not (leading or transpose_a or transpose_b):  # what the bench measures
             version = tuned(be, "matmul", (M, K, N), version)
     batch: Shape = (1,)
@@ -147,10 +154,19 @@ def _lying(be: Launcher, x: DeviceArray, transpose: bool) -> tuple[DeviceArray, 
     return x, x.strides[-2], transpose
 
 
-def _best(be: Launcher, M: int, N: int, K: int, batches: int) -> Version:
+def multiplies_bfloat16(be: Launcher) -> bool:
+    """Whether the device multiplies arrays of bfloat16 as they are."""
+    return be.device.architecture is None or be.device.architecture >= 80
+
+
+def _best(be: Launcher, M: int, N: int, K: int, batches: int, dtype: np.dtype) -> Version:
+    precision = "bf16_storage" if dtype == BFLOAT16 else current_matmul_precision()
     if M <= FEW_ROWS:  # a warp for every 16 of K: many loads are on their way at any time
         most = 16 if be.threads >= 256 else 4
-        return Version("matmul_rows", 32 * max(1, min(most, ceil_div(K, 16))))
+        name = "matmul_rows_bf16" if dtype == BFLOAT16 else "matmul_rows"
+        return Version(name, 32 * max(1, min(most, ceil_div(K, 16))))
+    if precision != "float32":
+        return Version(f"matmul_mma_{precision}", 256)
     if min(M, N) >= 128 and batches * ceil_div(M, 128) * ceil_div(N, 128) >= LARGE:
         return Version("matmul_vector", 256)
     return Version("matmul_registers", 64)

@@ -27,7 +27,7 @@ FLOORS = [
      "tensor.cuda_launch", "tensor.cuda_matmul", "tensor.cuda_fused", "tensor.cuda_gelu",
      "tensor.cuda_attention", "tensor.cuda_optim", "tensor.cuda_layout", "tensor.cuda_moving",
      "tensor.cuda_elementwise", "tensor.cuda_reduce", "tensor.cuda_index",
-     "tensor.cuda_half", "tensor.devices"},
+     "tensor.cuda_half", "tensor.devices", "tensor.precision"},
     {"tensor.ops"},
     {"tensor.profiling", "tensor.graph", "tensor.convert", "tensor.apply", "tensor.reductions",
      "tensor.shaping", "tensor.tensor"},

@@ -5,29 +5,20 @@ import itertools
 import numpy as np
 import pytest
 
-from tensor import cuda_matmul
+from tensor import cuda_matmul, matmul_precision
 from tensor.cuda_launch import Version
-from tests.kernels.devices import (
-    ORDERS,
-    backend,
-    close,
-    needs_device,
-    normal,
-    one_axis_at_a_time,
-)
+from tensor.dtypes import named
+from tests.kernels.devices import ORDERS, backend, close, needs_device, normal
+from tests.kernels.matmul_cases import FLAGS, SHAPES, check, lying, numbers, on_device, tolerance
 
 pytestmark = pytest.mark.slow
 VERSIONS = [Version("matmul_naive", 32), Version("matmul_coalesced", 200),
             Version("matmul_tiles"), Version("matmul_registers", 64), Version("matmul_vector", 256),
             Version("matmul_rows", 32), Version("matmul_rows", 256), Version("matmul_wmma", 128),
-            Version("matmul_mma_tf32"), Version("matmul_mma_3xtf32"), Version("matmul_mma_bf16")]
-# Those that round the operands are less exact, and 3xtf32 more exact than is asked of float32.
-TOLERANCES = {"matmul_wmma": 3e-3, "matmul_mma_tf32": 3e-3, "matmul_mma_3xtf32": 1e-5,
-              "matmul_mma_bf16": 2e-2}
+            Version("matmul_mma_tf32"), Version("matmul_mma_3xtf32"), Version("matmul_mma_bf16"),
+            Version("matmul_mma_bf16_storage"), Version("matmul_rows_bf16", 128)]
 LARGEST = Version("matmul_rows", 512)
-FLAGS = [(False, False), (False, True), (True, False), (True, True)]
-# (M, N, K)
-SHAPES = one_axis_at_a_time((33, 65, 17)) + [(1, 1, 1), (128, 128, 8), (130, 132, 20), (4, 4, 0)]
+PLAIN = Version("matmul_registers", 64)
 
 
 @pytest.fixture(autouse=True)
@@ -35,31 +26,10 @@ def _compiler():
     needs_device()
 
 
-def lying(be, x, transposed, gap):
-    """x on the device, transposed in memory or not, with `gap` floats between its rows."""
-    x = x.swapaxes(-1, -2) if transposed else x
-    room = np.full((*x.shape[:-1], x.shape[-1] + gap), np.nan, np.float32)
-    room[..., : x.shape[-1]] = x
-    return be.from_numpy(room)[..., : x.shape[-1]]
-
-
-def check(version, M, N, K, transpose_a, transpose_b, gap=0, checked=False, gelu=False):
-    be = backend(checked)
-    a, b, bias = normal(0, (M, K), (K, N), (N,))
-    c = cuda_matmul.product(
-        be, lying(be, a, transpose_a, gap), lying(be, b, transpose_b, gap),
-        be.from_numpy(bias), transpose_a, transpose_b, gelu, version)
-    expected = a.astype(np.float64) @ b + bias
-    if gelu:
-        u = np.sqrt(2 / np.pi) * (expected + 0.044715 * expected**3)
-        expected = expected * (1 + np.tanh(u)) / 2
-    close(c, expected, TOLERANCES.get(version.name, 1e-4))
-
-
 @pytest.mark.parametrize("version", [*VERSIONS, LARGEST], ids=str)
 def test_versions_and_shapes(version):
     for number, shape in enumerate(SHAPES):
-        if version.name == "matmul_rows" and shape[0] > 65:     # it is for few
+        if version.name.startswith("matmul_rows") and shape[0] > 65:     # it is for few
             continue
         for order, flags in itertools.product(ORDERS, FLAGS):
             check(version._replace(order=order), *shape, *flags, gap=number % 2 * 3)
@@ -83,10 +53,10 @@ def test_checked(version):
 @pytest.mark.parametrize("leading", [((5,), (5,)), ((2, 1), (3,)), ((), (2, 3)), ((4, 1), (1, 2))])
 def test_batches_broadcast(version, leading):
     be = backend()
-    a, b = normal(1, (*leading[0], 9, 7), (*leading[1], 7, 10))
-    c = cuda_matmul.product(be, be.from_numpy(a), be.from_numpy(b), None, False,
+    a, b = numbers(version, (*leading[0], 9, 7), (*leading[1], 7, 10))
+    c = cuda_matmul.product(be, on_device(be, version, a), on_device(be, version, b), None, False,
                             False, version=version)
-    close(c, a.astype(np.float64) @ b, TOLERANCES.get(version.name, 1e-4))
+    close(be.to_numpy(c), a.astype(np.float64) @ b, tolerance(version))
 
 
 @pytest.mark.parametrize("rows", [1, 3, 9, 40])
@@ -115,11 +85,19 @@ def test_empty_ones(a, b):
     np.testing.assert_array_equal(got.numpy(), np.matmul(x, y))
 
 
-def test_large_shapes_take_the_vector_version_and_few_rows_their_own():
-    be = backend()
-    assert cuda_matmul._best(be, 4096, 3072, 768, 1).name == "matmul_vector"
-    assert cuda_matmul._best(be, 1, 50257, 768, 1).name == "matmul_rows"
-    assert cuda_matmul._best(be, 64, 64, 32, 12).name == "matmul_registers"
+@pytest.mark.parametrize(("sizes", "precision", "stored", "name"), [
+    ((4096, 3072, 768, 1), "float32", "float32", "matmul_vector"),
+    ((1, 50257, 768, 1), "float32", "float32", "matmul_rows"),
+    ((64, 64, 32, 12), "float32", "float32", "matmul_registers"),
+    ((64, 64, 32, 12), "tf32", "float32", "matmul_mma_tf32"),
+    ((9, 64, 32, 1), "3xtf32", "float32", "matmul_mma_3xtf32"),
+    ((8, 64, 32, 1), "tf32", "float32", "matmul_rows"),
+    ((64, 64, 32, 12), "float32", "bfloat16", "matmul_mma_bf16_storage"),
+    ((8, 64, 32, 1), "tf32", "bfloat16", "matmul_rows_bf16"),
+])
+def test_what_is_chosen(sizes, precision, stored, name):
+    with matmul_precision(precision):
+        assert cuda_matmul._best(backend(), *sizes, named(stored)).name == name
 
 
 @pytest.mark.parametrize("flags", FLAGS)
@@ -131,6 +109,6 @@ def test_long_sums_are_cut_into_pieces(flags, gap):
     assert cuda_matmul._pieces(50257, 768, 8192) == cuda_matmul._pieces(40, 70, 2049) == 1
     a, b, bias = normal(0, (40, 2048), (2048, 70), (70,))
     expected = a.astype(np.float64) @ b
-    operands = lying(be, a, flags[0], gap), lying(be, b, flags[1], gap)
+    operands = lying(be, PLAIN, a, flags[0], gap), lying(be, PLAIN, b, flags[1], gap)
     close(cuda_matmul.product(be, *operands, be.from_numpy(bias), *flags), expected + bias)
     close(cuda_matmul.matmul(be, *operands, *flags), expected)
