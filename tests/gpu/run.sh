@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Everything that a GPU can show, in one call of under eight minutes:
+# Everything that a GPU can show, in one call of under nine minutes:
 #
 #     bash tests/gpu/run.sh             on a machine with an NVIDIA GPU, its driver, and nvcc
 #     bash tests/gpu/run.sh --dry-run   the same scripts on the emulator: shows nothing of a GPU
 #
 # WHEELS=folder    install what is missing (PyCUDA, pytest …) from there, without a network
 # PYTHON=python3   the interpreter; torch is compared with where this one has it
+# OUT=folder       where the ladders' tables, rooflines and numbers (JSON) are left
 #
 # Each part has a limit of its own, so that one that fails leaves the others their time. The last
 # thing printed is a summary in Markdown for kernels/README.md. Exit status 1 when a part failed.
@@ -19,7 +20,7 @@ logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 rows=()
 failed=0
-TOTAL=470                                   # seconds for all parts together
+TOTAL=530                                   # seconds for all parts together
 
 # part NAME LIMIT COMMAND...: run it, show what it prints, note how it went.
 part() {
@@ -53,6 +54,8 @@ summary() {
   printf '%s\n' "${rows[@]}"
   [ -f "$logs/speed" ] && printf '\n' && grep '^|' "$logs/speed"
   [ -f "$logs/agreement" ] && printf '\n' && grep '^|' "$logs/agreement"
+  # the ladders: a heading a case, its table, what was measured as the limits
+  [ -f "$logs/ladders" ] && grep -A1 -E '^(### |\||.*Measured limits)' "$logs/ladders" | grep -v '^--$'
   exit $failed
 }
 
@@ -116,6 +119,8 @@ part golden 40 "${pytest[@]}" tests/minigpt/test_golden.py tests/minigpt/test_go
   -k $device
 part agreement 60 "$PYTHON" -m tests.gpu.agree --size $size --device $device
 part speed 150 "$PYTHON" -m tests.gpu.speed --size $size --device $device "${only[@]}"
+ladders=${OUT:-$logs}/ladders-of-kernels
+part ladders 110 "$PYTHON" -m kernels.bench all --device $device --out "$ladders" --json "$ladders/all.json"
 
 sanitizer=$(command -v compute-sanitizer || ls "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" 2>/dev/null)
 for tool in memcheck racecheck; do

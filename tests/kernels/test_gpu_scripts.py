@@ -38,6 +38,8 @@ def test_the_dry_run_goes_through_every_part():
                                "MINIGPT_TEST_DEVICE": "emulator"})
     assert done.returncode == 0, done.stdout
     summary = done.stdout.partition("## Summary")[2]
-    for part in ("install", "doctor", "kernels", "model", "agreement", "speed"):
+    for part in ("install", "doctor", "kernels", "model", "agreement", "speed", "ladders"):
         assert f"| {part} | ok |" in summary, done.stdout
+    assert "### matmul, M 128 x K 64 x N 128: counted" in summary
+    assert "| softmax_warp, 128 " in summary
     assert "DRY RUN on the emulator" in summary and "| memcheck | not run |" in summary
