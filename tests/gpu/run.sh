@@ -54,8 +54,8 @@ summary() {
   printf '%s\n' "${rows[@]}"
   [ -f "$logs/speed" ] && printf '\n' && grep '^|' "$logs/speed"
   [ -f "$logs/agreement" ] && printf '\n' && grep '^|' "$logs/agreement"
-  # the ladders: a heading a case, its table, what was measured as the limits
-  [ -f "$logs/ladders" ] && grep -A1 -E '^(### |\||.*Measured limits)' "$logs/ladders" | grep -v '^--$'
+  # of the ladders the measured limits, and for each case its heading and its table
+  [ -f "$logs/ladders" ] && printf '\n' && grep -A1 -E '^(### |\||.*Measured limits)' "$logs/ladders" | grep -v '^--$'
   exit $failed
 }
 

@@ -10,7 +10,7 @@ from kernels.bench_cases import Case, Softmax, precision
 from kernels.bench_emulator import count
 from kernels.bench_products import Matmul
 from kernels.device import get_device
-from kernels.launch import load
+from kernels.launch import HERE, load
 from tests.kernels.emulated import needs_compiler
 
 SMALL = {"matmul": "33x17x40", "attention": "1x2x33x32", "layer_norm": "5x68", "softmax": "5x65",
@@ -110,6 +110,20 @@ def test_an_error_is_relative_to_the_exact_result():
             return np.array([3.0, 4.3]), np.array([3.0, 4.0])
     Off.__abstractmethods__ = frozenset()
     assert Off().error({}) == pytest.approx(0.3 / 4)
+
+
+@pytest.mark.slow
+def test_the_table_in_the_readme_is_what_is_counted(capsys):
+    """But for lanes and FLOPs, which another release of g++ may see otherwise."""
+    needs_compiler()
+    assert bench.main(["matmul", "--device", "emulator", "--shape", "128x64x128"]) == 0
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+
+    def rows(text):
+        cells = [line.split("|") for line in text.splitlines() if line.startswith("| matmul_")]
+        return [(c[1], *c[3:9], c[10]) for c in cells]
+    shown = capsys.readouterr().out
+    assert len(rows(shown)) > 5 and rows(shown) == rows(readme)
 
 
 @pytest.mark.slow

@@ -31,6 +31,8 @@ def test_the_least_time_is_what_memory_or_arithmetic_leaves():
     case = Matmul(64, 64, 64)
     assert limits.seconds(case, "matmul_vector") == case.flops / 1e13
     assert limits.seconds(case, "matmul_mma_tf32") == case.bytes / 1e12
+    large = Matmul(1024, 1024, 1024)
+    assert limits.seconds(large, "matmul_mma_3xtf32") == 3 * large.flops / 1e14
     one = Matmul(1, 1, 1)
     assert limits.seconds(one, "matmul_vector") == 12 / 1e12
     assert Timing(2.0, 1.0, 3.0, True).seconds == 2.0
