@@ -238,6 +238,9 @@ class Recording:
         self._require_usable()
         if self.device.recording is not None:
             raise RecordingError("a step is being recorded already: takes do not nest")
+        if not self.memory.is_laid_out:
+            self._counters = counters
+        moved = self._moved(counters)
         first, self.parts = self.parts, []
         self.memory.begin()
         self.device.recording, self._failed = self, True
@@ -245,10 +248,8 @@ class Recording:
             yield
         finally:
             self.device.recording = None
-        if not self.memory.is_laid_out:
-            self._counters = counters
-        else:
-            self._compare(first, self._moved(counters))
+        if self.memory.is_laid_out:
+            self._compare(first, moved)
             self.parts = first
             self._runner = self.device.runner(first)
         self.memory.end()
@@ -260,7 +261,8 @@ class Recording:
         changes = []
         for parameter, place, argument in zip(kernel.parameters, kernel.places, arguments):
             if type(argument) is Changing:
-                changes.append(Change(place, parameter.format, int(argument), argument.counter))
+                if argument.counter in self._counters:      # else it is a number as any other
+                    changes.append(Change(place, parameter.format, int(argument), argument.counter))
             elif type(argument) is tuple:
                 for item in argument:
                     self.keep(item)

@@ -33,14 +33,14 @@ class _Layer:
         """Write after the valid part; without room for it, move to arrays twice as long first."""
         length = self.length + k.shape[2]
         if length > self.k.shape[2]:
-            self.k, self.v = (
-                self._grown(old, max(2 * self.length, length)) for old in (self.k, self.v)
-            )
-        backend = k.backend
-        for room, new in ((self.k, k), (self.v, v)):
-            place = backend.slice(room.data, (slice(None), slice(None), slice(self.length, length)))
-            backend.assign(place, new.data)
+            self.reserve(max(2 * self.length, length))
+        k.backend.cache_append(self.k.data, self.v.data, k.data, v.data, self.length)
         self.length = length
+
+    def reserve(self, room: int) -> None:
+        """Move to arrays with room for so many positions, unless there is enough."""
+        if self.k.shape[2] < room:
+            self.k, self.v = self._grown(self.k, room), self._grown(self.v, room)
 
     def select(self, rows: list[int]) -> None:
         """Batch rows by their indices, in new arrays: who holds the old ones keeps what they saw.
@@ -133,6 +133,16 @@ class KVCache:
             return cat([past_k, k], axis=2), cat([past_v, v], axis=2)  # (B, H, S, D)
         cached.append(k, v)
         return cached.valid()
+
+    def reserve(self, room: int) -> None:
+        """Make room for so many positions now, so that no append up to there moves the cache."""
+        for layer in self._layers:
+            layer.reserve(room)
+
+    def set_length(self, length: int) -> None:
+        """So many positions are valid: a replayed step has written them."""
+        for layer in self._layers:
+            layer.length = length
 
     def get_cross(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """A layer's cross-attention keys and values, (B, H, S, D) each, or None before the first

@@ -133,6 +133,7 @@ def generate(arguments: argparse.Namespace) -> int:
         repetition_penalty=arguments.repetition_penalty,
         tokenizer=tokenizer,
         seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
+        cuda_graph=arguments.cuda_graph,
     )
     sys.stdout.write(decoder.end() + "\n")
     return 0
@@ -255,6 +256,10 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, emulator or auto (cpu)")
     add_dtype(parser)
+    parser.add_argument(
+        "--cuda-graph", action="store_true",
+        help="with --device cuda: a token's kernels as one launch, recorded and replayed",
+    )
     parser.add_argument("--quiet", action="store_true", help="print the new text only")
 
 

@@ -23,6 +23,7 @@ from minigpt.generation_config import (
 from minigpt.logits_processors import Processor, processors, softmax
 from minigpt.next_logits import NextLogits
 from minigpt.outputs import GenerateOutput
+from minigpt.recorded_decoding import RecordedDecoding
 from minigpt.stopping import Stopping, StoppingCriterion
 from minigpt.streamers import Streamer
 from tensor import no_grad
@@ -50,6 +51,7 @@ def generate(
     streamer: Streamer | None = None,
     tokenizer: Any = None,
     seed: int | None = None,
+    cuda_graph: bool = False,
     **options: Any,
 ) -> Any:
     """Continue prompts token by token: int64 (B, T + new), the prompts included.
@@ -71,6 +73,9 @@ def generate(
     streamer: gets the prompt, then each step's tokens; see `minigpt.streamers`. Not with beams.
     tokenizer: reads the tokens for stop_strings.
     seed: for sampling; without one the default generator is used.
+    cuda_graph: on "cuda" and "emulator", record a token's launches and replay them for those that
+        follow, with the same results: see `minigpt.recorded_decoding`. Not with beams, without a
+        cache, or where attentions or hidden states are asked for.
 
     With return_dict_in_generate=True returns a `GenerateOutput`.
 
@@ -96,7 +101,8 @@ def generate(
         config, model.config.vocab_size, ids.shape[1], length, own=logits_processor
     )
     generator = default_generator() if seed is None else Generator(seed)
-    next_logits = NextLogits(model, mask, copies, config)
+    recorded = _recorded_decoding(model, config) if cuda_graph else None
+    next_logits = NextLogits(model, mask, copies, config, recorded, length)
     ids = np.repeat(ids, copies, axis=0)  # (N, T): each prompt's rows together
     with _evaluation(model), no_grad():
         if config.num_beams > 1:
@@ -104,6 +110,20 @@ def generate(
         else:
             output = _sample(next_logits, ids, config, change, stopping, pad, generator, streamer)
     return output if config.return_dict_in_generate else output.sequences
+
+
+def _recorded_decoding(model: LanguageModel, config: GenerationConfig) -> RecordedDecoding:
+    """ValueError where the steps of a generation are not the same launches."""
+    wanted = config.return_dict_in_generate
+    for text, is_on in (
+        (f"num_beams = {config.num_beams}: beams rearrange the cache", config.num_beams > 1),
+        ("use_cache = False: each step is longer than the last", not config.use_cache),
+        ("output_attentions", wanted and config.output_attentions),
+        ("output_hidden_states", wanted and config.output_hidden_states),
+    ):
+        if is_on:
+            raise ValueError(f"cuda_graph=True can't be had with {text}")
+    return RecordedDecoding(model)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 from minigpt.activations import ACTIVATIONS, activated
 from minigpt.cache import KVCache
 from minigpt.config import GPT2Config
-from minigpt.inputs import Encoded, read_inputs
+from minigpt.inputs import Encoded, Inputs, read_inputs
 from minigpt.outputs import BaseModelOutput, as_asked, asked
 from minigpt.pretrained import PreTrainedModel
 from tensor import Tensor, attention, is_grad_enabled, recompute
@@ -267,6 +267,18 @@ class GPT2Model(PreTrainedModel):
             encoder_attention_mask=encoder_attention_mask,
             use_cache=use_cache,
         )
+        output = self.run(inputs, want_weights, want_hidden, recomputing)
+        output.past_key_values = inputs.cache if use_cache else None
+        return as_asked(output, config, return_dict)
+
+    def run(
+        self,
+        inputs: Inputs,
+        want_weights: bool = False,
+        want_hidden: bool = False,
+        recomputing: bool = False,
+    ) -> BaseModelOutput:
+        """`forward` for arguments that `read_inputs` has read."""
         x = self.wte(inputs.ids) if inputs.embeds is None else inputs.embeds  # (B, T, C)
         x = x + self.wpe(inputs.positions)
         if inputs.types is not None:
@@ -285,13 +297,11 @@ class GPT2Model(PreTrainedModel):
             attentions.append(weights)
             cross_attentions.append(cross_weights)
         x = inputs.restore(self.ln_f(x))
-        output = BaseModelOutput(
+        return BaseModelOutput(
             last_hidden_state=x,
-            past_key_values=inputs.cache if use_cache else None,
             hidden_states=(*hidden, x) if want_hidden else None,
             attentions=tuple(attentions) if want_weights else None,
             cross_attentions=tuple(cross_attentions)
             if want_weights and inputs.encoded is not None
             else None,
         )
-        return as_asked(output, config, return_dict)

@@ -157,9 +157,13 @@ class Backend(Protocol):
         stats: Any,
     ) -> tuple[Array, Array, Array]: ...  # -> dq, dk, dv
 
-    # --- in place: gradient accumulation, copy_
+    # --- in place: gradient accumulation, copy_, a cache's new positions
     def accumulate(self, into: Array, x: Array) -> None: ...  # into += x
     def assign(self, into: Array, x: Array) -> None: ...  # into[...] = x
+    def cache_append(
+        self, k_room: Array, v_room: Array, k: Array, v: Array, length: int
+    ) -> None: ...
+    # ^ k, v (B, H, T, D) to the positions from length on of k_room, v_room (B, H, room, D)
 
     # --- over many arrays at once, so that a device needs few launches; in place but for the first
     # masters: float32, of ps that are all of one type of half precision: they take the step, and

@@ -11,6 +11,7 @@ from typing import Any
 from kernels import grids
 from kernels.array import DeviceArray
 from kernels.grids import ceil_div
+from kernels.recording import Changing
 from tensor import cuda_moving
 from tensor.backend import DropoutMask
 from tensor.cuda_launch import Version, random_numbers
@@ -42,7 +43,7 @@ def attention(
     S = k.shape[2]
     q, k, v = (_lying(be, x) for x in (q, k, v))
     top, inverse = be.empty((B, H, T), q.dtype), be.empty((B, H, T), q.dtype)
-    how = version or _best(be, T, S, D, want_weights)
+    how = version or _best(be, T, D, want_weights)
     if "softmax" in how.name:
         weights = product(be, q, k, None, False, True)  # (B, H, T, S)
         _softmax(be, how, weights, bias, top, inverse, scale, causal, dropout)
@@ -53,8 +54,9 @@ def attention(
         tiles = how.name != "attention_rows"
         be.kernel(_file(how.name), how.name)(
             q.strided, k.strided, v.strided, _strided(bias), out.strided, top, inverse, B * H, H, T,
-            S, D, *(x.strides[:3] for x in (q, k, v, out)), _bias_strides(bias, (B, H, T, S)),
-            scale, int(causal), *_dropping(dropout), *([_vector(D, q, k, v)] if tiles else []),
+            Changing(S, "length"), D, *(x.strides[:3] for x in (q, k, v, out)),
+            _bias_strides(bias, (B, H, T, S)), scale, int(causal), *_dropping(dropout),
+            *([_vector(D, q, k, v)] if tiles else []),
             grid=grids.attention(how.name, how.block, B * H, T), block=how.block,
             shared=0 if tiles else how.block // 32 * D * 4, order=how.order,
         )  # fmt: skip
@@ -152,11 +154,11 @@ def _tiles_backward(
     return dq, dk, dv
 
 
-def _best(be: Launcher, T: int, S: int, D: int, want_weights: bool) -> Version:
+def _best(be: Launcher, T: int, D: int, want_weights: bool) -> Version:
     if want_weights or D > LARGEST_ROW:
         return Version("attention_softmax_warp", be.threads)
     if T <= FEW_QUERIES or D > LARGEST_TILE:
-        return Version("attention_rows", 32 * max(1, min(8, ceil_div(S, 32))))
+        return Version("attention_rows", be.threads)  # whatever S: see recorded_step.py
     return Version(f"attention_tiles_{_tile(D)}", 128 if D <= 64 else 64)
 
 

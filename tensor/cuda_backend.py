@@ -207,6 +207,7 @@ class CudaBackend:
 
     accumulate = cuda_half.accumulate
     assign = cuda_moving.assign
+    cache_append = cuda_moving.cache_append
 
     # --- over many arrays at once
 

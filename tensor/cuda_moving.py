@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kernels import grids
+from kernels.recording import Changing
 from tensor.backend import Array, Shape
 from tensor.cuda_layout import (
     BOOL,
@@ -120,6 +121,21 @@ def _assign_halves(
         x.strided, into.strided, into.size, len(sizes), sizes, xs, to,
         grid=be.blocks(into.size), block=be.threads,
     )  # fmt: skip
+
+
+def cache_append(
+    be: Launcher, k_room: Array, v_room: Array, k: Array, v: Array, length: int
+) -> None:
+    """k, v (B, H, T, D) to the positions from length on of k_room, v_room (B, H, room, D)."""
+    rooms = (k_room, v_room)
+    if k.dtype == FLOAT and k.size and all(x.is_contiguous for x in rooms):
+        be.kernel("cache.cu", "cache_append")(
+            k.strided, v.strided, *rooms, k.size, k.shape, k.strides, v.strides, k_room.shape[2],
+            Changing(length, "length"), grid=be.blocks(k.size), block=be.threads,
+        )  # fmt: skip
+        return
+    for room, new in zip(rooms, (k, v), strict=True):
+        assign(be, room[:, :, length : length + new.shape[2]], new)
 
 
 def _goes_by_fours(into: Array, x: Array, sizes: Shape, to: Shape, xs: Shape) -> bool:

@@ -273,6 +273,12 @@ class NumpyBackend:
     def assign(self, into: np.ndarray, x: np.ndarray) -> None:
         into[...] = x
 
+    def cache_append(
+        self, k_room: np.ndarray, v_room: np.ndarray, k: np.ndarray, v: np.ndarray, length: int
+    ) -> None:
+        for room, new in ((k_room, k), (v_room, v)):
+            room[:, :, length : length + new.shape[2]] = new
+
     # --- over many arrays
 
     scale = staticmethod(numpy_fused.scale)

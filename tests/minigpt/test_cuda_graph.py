@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from kernels.recording import RecordingError
+from minigpt import GPT2Config, GPT2LMHeadModel
 from minigpt.cli import main
-from tensor import RecordedStep, Tensor, cuda_fused
+from tensor import RecordedStep, Tensor, cuda_fused, cuda_moving, manual_seed
+from tensor.devices import get_backend
 from tests.kernels.devices import NAME, needs_device
 from tests.minigpt.training_helpers import SMALL, TEXT, start, weights
 
@@ -116,3 +118,92 @@ def test_what_it_is_not_for(tmp_path, text):
         start(SMALL.replace(data=text, cuda_graph=True), tmp_path / "run")
     with pytest.raises(ValueError, match="cuda_graph=true replays batches of one shape"):
         SMALL.replace(task="addition", cuda_graph=True)
+
+
+# --- decoding
+
+V, POSITIONS = 37, 40
+PROMPTS = np.random.default_rng(0).integers(1, V, (3, 5))
+PADDED = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
+
+
+def tiny(device=NAME, **changes):
+    manual_seed(3)
+    sizes = {"vocab_size": V, "n_positions": POSITIONS, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    return GPT2LMHeadModel(GPT2Config(**sizes | changes)).to(device).eval()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "mask", "options"),
+    [
+        (PROMPTS[:1], None, {}),
+        (PROMPTS, PADDED, {}),
+        (PROMPTS[:2], PADDED[:2], {"do_sample": True, "num_return_sequences": 2, "seed": 5}),
+        (PROMPTS[:1], None, {"repetition_penalty": 1.3, "max_new_tokens": 35}),
+        (PROMPTS[:1], None, {"max_new_tokens": 2}),
+    ],
+    ids=["one", "padded", "sampled", "to the end", "two"],
+)
+def test_tokens_and_logits_have_the_same_bits(prompts, mask, options):
+    options = {"max_new_tokens": 12, "eos_token_id": None, "output_logits": True,
+               "return_dict_in_generate": True, "pad_token_id": 0} | options
+    model = tiny()
+    plain = model.generate(prompts, mask, **options)
+    recorded = model.generate(prompts, mask, cuda_graph=True, **options)
+    np.testing.assert_array_equal(recorded.sequences, plain.sequences)
+    assert len(recorded.logits) == options["max_new_tokens"]
+    for ours, theirs in zip(recorded.logits, plain.logits, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    for ours, theirs in zip(recorded.past_key_values, plain.past_key_values, strict=True):
+        for our, their in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(our.numpy(), their.numpy())
+    if not options.get("do_sample"):
+        cpu = tiny("cpu").generate(prompts, mask, **options)
+        np.testing.assert_array_equal(recorded.sequences, cpu.sequences)
+
+
+def test_a_token_is_one_launch():
+    launches, model = [], tiny()
+    backend = get_backend(NAME)
+
+    class Count:
+        def put(self, ids):
+            launches.append(backend.launches)
+
+        def end(self):
+            pass
+
+    model.generate(PROMPTS[:1], max_new_tokens=8, eos_token_id=None, streamer=Count(),
+                   cuda_graph=True)
+    tokens = np.diff(launches)
+    assert (tokens[3:] == 1).all() and (tokens[1:3] == tokens[1]).all() and tokens[1] > 20
+
+
+def test_a_cache_whose_end_nobody_marked_is_told(monkeypatch):
+    monkeypatch.setattr(cuda_moving, "Changing", lambda value, counter: value)
+    with pytest.raises(RecordingError, match=r"cache_append with 'int length' 6 where .* 5$"):
+        tiny().generate(PROMPTS[:1], max_new_tokens=4, cuda_graph=True)
+
+
+@pytest.mark.parametrize(("device", "options", "words"), [
+    (NAME, {"num_beams": 2}, "num_beams = 2: beams rearrange"),
+    (NAME, {"use_cache": False}, "use_cache = False"),
+    (NAME, {"return_dict_in_generate": True, "output_attentions": True}, "output_attentions"),
+    ("cpu", {}, "'cpu' launches no kernels"),
+])
+def test_what_decoding_cannot_replay(device, options, words):
+    with pytest.raises(ValueError, match=words):
+        tiny(device).generate(PROMPTS, max_new_tokens=4, pad_token_id=0, cuda_graph=True, **options)
+
+
+def test_text_on_the_command_line(tmp_path, text, capsys):
+    out = tmp_path / "run"
+    trainer = start(SMALL.replace(data=text, max_steps=1, sample_tokens=0), out)
+    trainer.run()
+    texts = []
+    for options in ([], ["--cuda-graph"]):
+        capsys.readouterr()
+        assert main(["generate", "--model", str(out), "--device", NAME, "--max-new-tokens", "30",
+                     "--seed", "1", *options, "1 and 2"]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] and len(texts[0]) > 30
