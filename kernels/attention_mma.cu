@@ -19,9 +19,13 @@
 // scores of D = 64, 256 cycles at 128 bytes each) is about as busy as an A100's tensor cores with
 // tf32, and twice as busy with bfloat16.
 //
-// block 128: 4 warps, 64 queries; 64 keys at a time, for D <= 128 32. grid heads * ceil(T / 64).
-// Shared memory 18, 34 and 33 KiB for D <= 32, 64 and 128; at most 235 registers on sm_80 and
-// sm_90, none spilled: two blocks a multiprocessor.
+// attention_mma_bf16_storage_… take q, k and v as bfloat16 and give the results as such; bias, top
+// and inverse stay float32. Tiles are half as large, fragments are read as they are, without an
+// instruction to round them, and shared memory is about as busy as the tensor cores again.
+//
+// block 128: 4 warps, 64 queries; 64 keys at a time, of float32 for D <= 128 32. grid
+// heads * ceil(T / 64). Shared memory 18, 34 and 33 KiB for D <= 32, 64 and 128, of bf16_storage 10,
+// 18 and 34; at most 235 registers on sm_80 and sm_90, none spilled: two blocks a multiprocessor.
 #include "attention_mma.cuh"
 
 #if HAS_SM_80
@@ -53,29 +57,29 @@ __device__ inline void online_softmax(float (&s)[N / 8][4], float (&max)[2], flo
 }
 
 template <class Precision, int D, int N>
-__device__ void attend(Input q, Input k, Input v, Output out, float* top, float* inverse,
-                       const Head& head, int block, int columns, float scale, int vector) {
-    constexpr int M = 64, THREADS = 128;
-    typedef Tile<D, N> Columns;  // names without a comma, which the macros of the emulator need
+__device__ void attend(InputOf<Precision> q, InputOf<Precision> k, InputOf<Precision> v,
+                       OutputOf<Precision> out, float* top, float* inverse, const Head& head,
+                       int block, int columns, float scale, int vector) {
+    typedef Operand<Precision, D, N> Columns;  // a name without commas, for the emulator's macros
     __shared__ Columns keys;
     __shared__ Columns values;
     int first = block * M + threadIdx.x / 32 * 16;  // of the warp's queries
     typename Precision::Left queries[D / 16];
-    load_rows<Precision, D>(queries, q, first, head.T, columns, scale);
+    load_rows<Precision, D>(queries, q, first, head.T, columns);
     Rows rows = rows_of_queries(head, first);
     float max[2] = {-INFINITY, -INFINITY}, sum[2] = {}, o[D / 8][4] = {};
     int end = head.seen(min(block * M + M, head.T) - 1);  // the last query sees the most
-    if (end > 0) copy<D, N, THREADS>(keys, k, 0, head.S, columns, vector);
+    if (end > 0) copy(keys, k, 0, head.S, columns, vector);
     for (int s0 = 0; s0 < end; s0 += N) {
         float s[N / 8][4];
         cp_async_wait<0>();
         __syncthreads();  // these keys are here, and the last values have been used
-        copy<D, N, THREADS>(values, v, s0, head.S, columns, vector);
-        products<Precision, D, N>(queries, keys, s);
+        copy(values, v, s0, head.S, columns, vector);
+        products(queries, keys, s);
         cp_async_wait<0>();
         __syncthreads();  // these values are here, and the keys have been used
-        if (s0 + N < end) copy<D, N, THREADS>(keys, k, s0 + N, head.S, columns, vector);
-        finish_scores<N>(s, rows, s0);
+        if (s0 + N < end) copy(keys, k, s0 + N, head.S, columns, vector);
+        finish_scores<N>(s, rows, s0, scale);
         online_softmax<D, N>(s, max, sum, o);
         if (head.dropping) {
             unsigned kept = kept_scores<N, false>(head, first, s0);
@@ -83,7 +87,7 @@ __device__ void attend(Input q, Input k, Input v, Output out, float* top, float*
             for (int i = 0; i < N / 2; i++)
                 if (!(kept >> i & 1)) s[i / 4][i % 4] = 0.0f;  // its factor comes in at the end
         }
-        add_products<Precision, D, N>(s, values, o);
+        add_products(s, values, o);
     }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -193,5 +197,56 @@ extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_
     attend<Bf16, 128, 32>(Input(q, q_strides, head), Input(k, k_strides, head),
                           Input(v, v_strides, head), Output(out, out_strides, head), top, inverse,
                           head, block_from_the_last(heads), D, scale, vector);
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_bf16_storage_32(
+        const __nv_bfloat16* __restrict__ q, const __nv_bfloat16* __restrict__ k,
+        const __nv_bfloat16* __restrict__ v, const float* __restrict__ OPTIONAL bias,
+        __nv_bfloat16* __restrict__ out, float* __restrict__ top, float* __restrict__ inverse,
+        int heads, int H, int T, int S, int D, Dims q_strides, Dims k_strides, Dims v_strides,
+        Dims out_strides, Dims bias_strides, float scale, int causal, int dropping,
+        unsigned long long seed, unsigned long long draw, unsigned threshold, float factor,
+        int vector) {
+#if HAS_SM_80
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    attend<Bf16Storage, 32, 64>(Matrix(q, q_strides, head), Matrix(k, k_strides, head),
+                                Matrix(v, v_strides, head), Matrix(out, out_strides, head), top,
+                                inverse, head, block_from_the_last(heads), D, scale, vector);
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_bf16_storage_64(
+        const __nv_bfloat16* __restrict__ q, const __nv_bfloat16* __restrict__ k,
+        const __nv_bfloat16* __restrict__ v, const float* __restrict__ OPTIONAL bias,
+        __nv_bfloat16* __restrict__ out, float* __restrict__ top, float* __restrict__ inverse,
+        int heads, int H, int T, int S, int D, Dims q_strides, Dims k_strides, Dims v_strides,
+        Dims out_strides, Dims bias_strides, float scale, int causal, int dropping,
+        unsigned long long seed, unsigned long long draw, unsigned threshold, float factor,
+        int vector) {
+#if HAS_SM_80
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    attend<Bf16Storage, 64, 64>(Matrix(q, q_strides, head), Matrix(k, k_strides, head),
+                                Matrix(v, v_strides, head), Matrix(out, out_strides, head), top,
+                                inverse, head, block_from_the_last(heads), D, scale, vector);
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80) attention_mma_bf16_storage_128(
+        const __nv_bfloat16* __restrict__ q, const __nv_bfloat16* __restrict__ k,
+        const __nv_bfloat16* __restrict__ v, const float* __restrict__ OPTIONAL bias,
+        __nv_bfloat16* __restrict__ out, float* __restrict__ top, float* __restrict__ inverse,
+        int heads, int H, int T, int S, int D, Dims q_strides, Dims k_strides, Dims v_strides,
+        Dims out_strides, Dims bias_strides, float scale, int causal, int dropping,
+        unsigned long long seed, unsigned long long draw, unsigned threshold, float factor,
+        int vector) {
+#if HAS_SM_80
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    attend<Bf16Storage, 128, 64>(Matrix(q, q_strides, head), Matrix(k, k_strides, head),
+                                 Matrix(v, v_strides, head), Matrix(out, out_strides, head), top,
+                                 inverse, head, block_from_the_last(heads), D, scale, vector);
 #endif
 }

@@ -1,5 +1,5 @@
 // attention_mma.cuh - products of attention's tiles on the tensor cores, and what the weights are
-// made of there. Operands are rounded as they come into registers, sums are float32.
+// made of there. Sums are float32.
 //
 // A warp owns 16 rows. In what follows g = lane / 4 and t = lane % 4, as in ptx.cuh, whose mma give
 // a lane rows g and g + 8 of the left operand, column g of the right one, and columns 2t, 2t + 1 of
@@ -12,19 +12,29 @@
 //
 // Nor do columns have to be in order: in add_products a lane reads columns 4g … 4g + 3 of a tile
 // at once, one for each of four mma; so of 32 columns of the result it has 8t … 8t + 7.
+// Arrays of bfloat16 need none of this: two neighbours of k are one register, and ldmatrix gives
+// both operands in the order of PTX, the second one transposed.
 //
-// A row of a tile has D / 4 + 1 pieces of 16 bytes, an odd number. So both ways of reading are free
-// of bank conflicts: the eight pieces that shared memory gives at a time are for ldmatrix the same
-// piece of eight rows, and for add_products pieces g and g + 1 of rows 0, 2, 4 and 6.
+// A row of a tile has an odd number of pieces of 16 bytes, one more than its elements need. So each
+// way of reading is free of bank conflicts (the emulator counts none): the eight pieces that shared
+// memory gives at a time are for ldmatrix the same piece of eight rows, and for add_products of
+// floats pieces g and g + 1 of rows 0, 2, 4 and 6.
 #pragma once
+#include <cuda_bf16.h>
+
 #include "attention_tiles.cuh"
 #include "ptx.cuh"
 
 #if HAS_SM_80
 
-// What a lane has of 16 k: in two rows on the left (upper: g, lower: g + 8), in a column on the
-// right. An mma of tf32 takes 8 k, two in a lane; so there are two of them.
+constexpr int M = 64, THREADS = 128;  // rows and threads of a block: four warps
+
+// A precision: the elements of arrays, and what a lane has of 16 k, in two rows on the left (upper:
+// g, lower: g + 8), in a column on the right.
+//
+// Floats rounded to tf32, in registers. An mma takes 8 k, two in a lane; so there are two of them.
 struct Tf32 {
+    typedef float Element;
     struct Left {
         unsigned x[2][4];
     };
@@ -43,8 +53,9 @@ struct Tf32 {
         mma_tf32(sum, left.x[1], right.x[1]);
     }
 };
-// One of bfloat16 takes all 16, two neighbours of the four in a register.
+// Floats rounded to bfloat16. An mma takes all 16, two of the four in a register.
 struct Bf16 {
+    typedef float Element;
     struct Left {
         unsigned x[4];
     };
@@ -62,53 +73,115 @@ struct Bf16 {
         mma_bf16(sum, left.x, right.x);
     }
 };
+// Arrays of bfloat16.
+struct Bf16Storage : Bf16 {
+    typedef __nv_bfloat16 Element;
+};
+template <class Precision>
+constexpr bool FLOATS = sizeof(typename Precision::Element) == 4;
 
-// The lane's part of factor times rows first … first + 15 of x, zero from row `rows` and from
-// `columns` on. Straight from device memory: each is read once.
+template <class Precision>
+using InputOf = Matrix<const typename Precision::Element>;
+template <class Precision>
+using OutputOf = Matrix<typename Precision::Element>;
+
+template <class Precision, int D, int N>
+struct Operand {
+    float4 row[N][D * sizeof(typename Precision::Element) / 16 + 1];
+};
+
+// The lane's part of rows first … first + 15 of x, zero from row `rows` and from `columns` on.
+// Straight from device memory: each is read once.
 template <class Precision, int D>
-__device__ inline void load_rows(typename Precision::Left (&x)[D / 16], Input from, int first,
-                                 int rows, int columns, float factor) {
+__device__ inline void load_rows(typename Precision::Left (&x)[D / 16], InputOf<Precision> from,
+                                 int first, int rows, int columns) {
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int d = 0; d < D / 16; d++) {
         float part[2][4];
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            int row = first + g + i / 4 * 8, column = 16 * d + i % 4 * 4 + t;
-            part[i / 4][i % 4] =
-                row < rows && column < columns ? from.row(row)[column] * factor : 0.0f;
+            int k = FLOATS<Precision> ? i % 4 * 4 + t : i % 4 / 2 * 8 + 2 * t + i % 2;
+            int row = first + g + i / 4 * 8, column = 16 * d + k;
+            bool inside = row < rows && column < columns;
+            part[i / 4][i % 4] = inside ? float(from.row(row)[column]) : 0.0f;
         }
         x[d] = Precision::left(part[0], part[1]);
     }
 }
 
 // Begin to copy rows first … first + N - 1 of x, which has at least one row, to a tile; zeros from
-// row `rows` and from `columns` on. A group of copies of its own.
-template <int SIZE, int D, int N, int THREADS>
-__device__ inline void copy_pieces(Tile<D, N>& tile, Input x, int first, int rows, int columns) {
-    constexpr int FLOATS = SIZE / 4, PIECES = D / FLOATS;
+// row `rows` and from `columns` on. A group of copies of its own. SIZE: bytes at a time; fewer than
+// four are too few for cp.async.
+template <int SIZE, class Precision, int D, int N>
+__device__ inline void copy_pieces(Operand<Precision, D, N>& tile, InputOf<Precision> x, int first,
+                                   int rows, int columns) {
+    typedef typename Precision::Element Element;
+    constexpr int EACH = SIZE / sizeof(Element), PIECES = D / EACH;
 #pragma unroll 4
     for (int i = threadIdx.x; i < N * PIECES; i += THREADS) {
-        int r = i / PIECES, c = i % PIECES * FLOATS;
+        int r = i / PIECES, c = i % PIECES * EACH;
         bool inside = first + r < rows && c < columns;
-        const float* from = inside ? x.row(first + r) + c : x.row(0);
-        cp_async<SIZE>(reinterpret_cast<float*>(tile.row[r]) + c, from, inside ? SIZE : 0);
+        Element* to = reinterpret_cast<Element*>(tile.row[r]) + c;
+        const Element* from = inside ? x.row(first + r) + c : x.row(0);
+        if constexpr (SIZE >= 4) cp_async<SIZE>(to, from, inside ? SIZE : 0);
+        else *to = inside ? *from : Element(0.0f);
     }
     cp_async_commit();
 }
-// vector: 1 if four floats can be copied at once.
-template <int D, int N, int THREADS>
-__device__ inline void copy(Tile<D, N>& tile, Input x, int first, int rows, int columns,
-                            int vector) {
-    if (vector) copy_pieces<16, D, N, THREADS>(tile, x, first, rows, columns);
-    else copy_pieces<4, D, N, THREADS>(tile, x, first, rows, columns);
+// vector: 1 if 16 bytes can be copied at once.
+template <class Precision, int D, int N>
+__device__ inline void copy(Operand<Precision, D, N>& tile, InputOf<Precision> x, int first,
+                            int rows, int columns, int vector) {
+    if (vector) copy_pieces<16>(tile, x, first, rows, columns);
+    else copy_pieces<sizeof(typename Precision::Element)>(tile, x, first, rows, columns);
+}
+
+// The right operands of products: 16 rows of a tile, 16 elements from 16 d on of each.
+template <class Precision, int PIECES>
+__device__ inline void read_along(typename Precision::Right (&b)[2], const float4 (*rows)[PIECES],
+                                  int d) {
+    int lane = threadIdx.x % 32;
+    unsigned x[4];
+    if constexpr (FLOATS<Precision>) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            ldmatrix(x, &rows[8 * i + lane % 8][4 * d + lane / 8]);
+            b[i] = Precision::right(__uint_as_float(x[0]), __uint_as_float(x[1]),
+                                    __uint_as_float(x[2]), __uint_as_float(x[3]));
+        }
+    } else {
+        ldmatrix(x, &rows[lane / 16 * 8 + lane % 8][2 * d + lane / 8 % 2]);
+        b[0] = {{x[0], x[1]}}, b[1] = {{x[2], x[3]}};
+    }
+}
+// Those of add_products: columns 32 c … 32 c + 31 of 16 rows.
+template <class Precision, int PIECES>
+__device__ inline void read_across(typename Precision::Right (&b)[4], const float4 (*rows)[PIECES],
+                                   int c) {
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    if constexpr (FLOATS<Precision>) {
+        float4 k[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) k[i] = rows[i / 2 * 8 + 2 * t + i % 2][8 * c + g];
+        b[0] = Precision::right(k[0].x, k[1].x, k[2].x, k[3].x);
+        b[1] = Precision::right(k[0].y, k[1].y, k[2].y, k[3].y);
+        b[2] = Precision::right(k[0].z, k[1].z, k[2].z, k[3].z);
+        b[3] = Precision::right(k[0].w, k[1].w, k[2].w, k[3].w);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            unsigned x[4];
+            ldmatrix_trans(x, &rows[lane % 16][4 * c + 2 * i + lane / 16]);
+            b[2 * i] = {{x[0], x[1]}}, b[2 * i + 1] = {{x[2], x[3]}};
+        }
+    }
 }
 
 // s = the warp's 16 rows times the N rows of a tile; s[n] has columns 8 n … 8 n + 7.
 template <class Precision, int D, int N>
 __device__ inline void products(const typename Precision::Left (&rows)[D / 16],
-                                const Tile<D, N>& tile, float (&s)[N / 8][4]) {
-    int lane = threadIdx.x % 32;
+                                const Operand<Precision, D, N>& tile, float (&s)[N / 8][4]) {
 #pragma unroll
     for (int n = 0; n < N / 8; n++)
 #pragma unroll
@@ -116,21 +189,19 @@ __device__ inline void products(const typename Precision::Left (&rows)[D / 16],
 #pragma unroll
     for (int d = 0; d < D / 16; d++)
 #pragma unroll
-        for (int n = 0; n < N / 8; n++) {
-            unsigned x[4];
-            ldmatrix(x, &tile.row[8 * n + lane % 8][4 * d + lane / 8]);
-            Precision::mma(s[n], rows[d],
-                           Precision::right(__uint_as_float(x[0]), __uint_as_float(x[1]),
-                                            __uint_as_float(x[2]), __uint_as_float(x[3])));
+        for (int n = 0; n < N / 16; n++) {
+            typename Precision::Right b[2];
+            read_along<Precision>(b, tile.row + 16 * n, d);
+            Precision::mma(s[2 * n], rows[d], b[0]);
+            Precision::mma(s[2 * n + 1], rows[d], b[1]);
         }
 }
 
-// o += w (16, N), as `products` leaves it, times the N rows of a tile. o[4 c + j][i] is column
-// 32 c + 8 t + 4 (i % 2) + j of row g + i / 2 * 8.
+// o += w (16, N), as `products` leaves it, times the N rows of a tile. o[4 c + j] are columns from
+// 32 c on, which `store_row` puts in order.
 template <class Precision, int D, int N>
-__device__ inline void add_products(const float (&w)[N / 8][4], const Tile<D, N>& tile,
-                                    float (&o)[D / 8][4]) {
-    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+__device__ inline void add_products(const float (&w)[N / 8][4],
+                                    const Operand<Precision, D, N>& tile, float (&o)[D / 8][4]) {
 #pragma unroll
     for (int n = 0; n < N / 16; n++) {
         const float(&a)[4] = w[2 * n], (&b)[4] = w[2 * n + 1];
@@ -138,15 +209,10 @@ __device__ inline void add_products(const float (&w)[N / 8][4], const Tile<D, N>
         typename Precision::Left left = Precision::left(upper, lower);
 #pragma unroll
         for (int c = 0; c < D / 32; c++) {
-            float4 k[4];
+            typename Precision::Right right[4];
+            read_across<Precision>(right, tile.row + 16 * n, c);
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                k[i] = tile.row[16 * n + i / 2 * 8 + 2 * t + i % 2][8 * c + g];
-            float(*sum)[4] = o + 4 * c;
-            Precision::mma(sum[0], left, Precision::right(k[0].x, k[1].x, k[2].x, k[3].x));
-            Precision::mma(sum[1], left, Precision::right(k[0].y, k[1].y, k[2].y, k[3].y));
-            Precision::mma(sum[2], left, Precision::right(k[0].z, k[1].z, k[2].z, k[3].z));
-            Precision::mma(sum[3], left, Precision::right(k[0].w, k[1].w, k[2].w, k[3].w));
+            for (int j = 0; j < 4; j++) Precision::mma(o[4 * c + j], left, right[j]);
         }
     }
 }
@@ -179,9 +245,14 @@ __device__ inline Rows rows_of_keys(const Head& head, int first) {
     return rows;
 }
 
-// The scores of columns c0 … c0 + N - 1: with the bias, and -inf where a query does not see a key.
+// Products become scores of columns c0 … c0 + N - 1: with scale and bias, and -inf where a query
+// does not see a key.
 template <int N>
-__device__ inline void finish_scores(float (&s)[N / 8][4], const Rows& rows, int c0) {
+__device__ inline void finish_scores(float (&s)[N / 8][4], const Rows& rows, int c0, float scale) {
+#pragma unroll
+    for (int n = 0; n < N / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) s[n][i] *= scale;
     bool all = c0 >= max(rows.begin[0], rows.begin[1]) && c0 + N <= min(rows.end[0], rows.end[1]);
     if (all && !rows.bias[0]) return;
 #pragma unroll
@@ -243,6 +314,21 @@ __device__ inline void store_row(float* to, int columns, const float (&o)[D / 8]
                   make_float4(part[0][at], part[1][at], part[2][at], part[3][at]), factor,
                   vector);
         }
+}
+template <int D>
+__device__ inline void store_row(__nv_bfloat16* to, int columns, const float (&o)[D / 8][4],
+                                 int half, float factor, int vector) {
+#pragma unroll
+    for (int j = 0; j < D / 8; j++) {
+        int c = 8 * j + threadIdx.x % 4 * 2;
+        float first = o[j][2 * half] * factor, next = o[j][2 * half + 1] * factor;
+        if (vector && c < columns) {
+            *reinterpret_cast<unsigned*>(to + c) = to_bf16(first, next);
+            continue;
+        }
+        if (c < columns) to[c] = __float2bfloat16(first);
+        if (c + 1 < columns) to[c + 1] = __float2bfloat16(next);
+    }
 }
 
 #endif  // HAS_SM_80

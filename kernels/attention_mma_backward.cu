@@ -1,8 +1,8 @@
 // attention_mma_backward.cu - the derivative of attention_mma.cu, with its products on the tensor
 // cores; attention.cuh has the formulas and the parameters, attention_mma.cuh the products.
 //
-// attention_mma_backward_tf32_queries_32, …_64 and attention_mma_backward_tf32_keys_…, and the same
-// for bf16. As in attention_tiles_backward.cu scores are computed again, one kernel sums up dq and
+// attention_mma_backward_tf32_queries_32, …_64 and attention_mma_backward_tf32_keys_…, the same for
+// bf16, and for arrays of bfloat16 bf16_storage. As in attention_tiles_backward.cu scores are computed again, one kernel sums up dq and
 // another dk and dv, so that no sum needs an atomic operation and the bits are the same each time.
 // attention_row_products there gives them r.
 //
@@ -16,27 +16,28 @@
 // There attention_tiles_backward.cu takes over.
 //
 // block 128: 4 warps, 64 rows; 32 columns at a time. grids heads * ceil(T / 64) and … ceil(S / 64).
-// Shared memory 18 KiB for D <= 32, 34 for 64, and 3/4 more for the keys' kernel; at most 255
-// registers on sm_80 and sm_90, none spilled: two blocks a multiprocessor.
+// Shared memory 18 KiB for D <= 32, 34 for 64, of bf16_storage 10 and 18, and 3/4 more for the keys'
+// kernel; at most 255 registers on sm_80 and sm_90, none spilled: two blocks a multiprocessor.
 #include "attention_mma.cuh"
 
 #if HAS_SM_80
 
-constexpr int M = 64, N = 32, THREADS = 128;
+constexpr int N = 32;  // columns at a time
 
 template <class Precision, int D>
-__device__ void backward_of_queries(Input dout, Input q, Input k, Input v, const float* top,
-                                    const float* inverse, const float* r, Output dq,
+__device__ void backward_of_queries(InputOf<Precision> dout, InputOf<Precision> q,
+                                    InputOf<Precision> k, InputOf<Precision> v, const float* top,
+                                    const float* inverse, const float* r, OutputOf<Precision> dq,
                                     const Head& head, int block, int columns, float scale,
                                     int vector) {
-    typedef Tile<D, N> Columns;  // names without a comma, which the macros of the emulator need
+    typedef Operand<Precision, D, N> Columns;  // a name without commas, for the emulator's macros
     __shared__ Columns keys[2];
     __shared__ Columns values[2];
     int first = block * M + threadIdx.x / 32 * 16;  // of the warp's queries
     top += head.row(), inverse += head.row(), r += head.row();
     typename Precision::Left queries[D / 16], douts[D / 16];
-    load_rows<Precision, D>(queries, q, first, head.T, columns, scale);
-    load_rows<Precision, D>(douts, dout, first, head.T, columns, 1.0f);
+    load_rows<Precision, D>(queries, q, first, head.T, columns);
+    load_rows<Precision, D>(douts, dout, first, head.T, columns);
     Rows rows = rows_of_queries(head, first);
     float row_top[2], row_inverse[2], row_r[2], o[D / 8][4] = {};
 #pragma unroll
@@ -46,20 +47,20 @@ __device__ void backward_of_queries(Input dout, Input q, Input k, Input v, const
     }
     int end = head.seen(min(block * M + M, head.T) - 1), now = 0;
     if (end > 0) {
-        copy<D, N, THREADS>(keys[0], k, 0, head.S, columns, vector);
-        copy<D, N, THREADS>(values[0], v, 0, head.S, columns, vector);
+        copy(keys[0], k, 0, head.S, columns, vector);
+        copy(values[0], v, 0, head.S, columns, vector);
     }
     for (int s0 = 0; s0 < end; s0 += N, now ^= 1) {
         cp_async_wait<0>();
         __syncthreads();  // this pair is here, and the last one has been used
         if (s0 + N < end) {
-            copy<D, N, THREADS>(keys[now ^ 1], k, s0 + N, head.S, columns, vector);
-            copy<D, N, THREADS>(values[now ^ 1], v, s0 + N, head.S, columns, vector);
+            copy(keys[now ^ 1], k, s0 + N, head.S, columns, vector);
+            copy(values[now ^ 1], v, s0 + N, head.S, columns, vector);
         }
         float s[N / 8][4], da[N / 8][4];
-        products<Precision, D, N>(queries, keys[now], s);
-        products<Precision, D, N>(douts, values[now], da);
-        finish_scores<N>(s, rows, s0);
+        products(queries, keys[now], s);
+        products(douts, values[now], da);
+        finish_scores<N>(s, rows, s0, scale);
         unsigned kept = head.dropping ? kept_scores<N, false>(head, first, s0) : ~0u;
 #pragma unroll
         for (int i = 0; i < N / 2; i++) {
@@ -68,7 +69,7 @@ __device__ void backward_of_queries(Input dout, Input q, Input k, Input v, const
             float m = kept >> i & 1 ? head.factor : 0.0f;
             s[i / 4][i % 4] = p * (m * da[i / 4][i % 4] - row_r[half]);
         }
-        add_products<Precision, D, N>(s, keys[now], o);
+        add_products(s, keys[now], o);
     }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -90,39 +91,40 @@ __device__ inline void copy(Statistics& to, const float* top, const float* inver
 }
 
 template <class Precision, int D>
-__device__ void backward_of_keys(Input dout, Input q, Input k, Input v, const float* top,
-                                 const float* inverse, const float* r, Output dk, Output dv,
-                                 const Head& head, int block, int columns, float scale,
-                                 int vector) {
-    typedef Tile<D, N> Columns;
+__device__ void backward_of_keys(InputOf<Precision> dout, InputOf<Precision> q,
+                                 InputOf<Precision> k, InputOf<Precision> v, const float* top,
+                                 const float* inverse, const float* r, OutputOf<Precision> dk,
+                                 OutputOf<Precision> dv, const Head& head, int block, int columns,
+                                 float scale, int vector) {
+    typedef Operand<Precision, D, N> Columns;
     __shared__ Columns queries[2];
     __shared__ Columns douts[2];
     __shared__ Statistics statistics[2];
     int first = block * M + threadIdx.x / 32 * 16;  // of the warp's keys
     top += head.row(), inverse += head.row(), r += head.row();
     typename Precision::Left keys[D / 16], values[D / 16];
-    load_rows<Precision, D>(keys, k, first, head.S, columns, scale);
-    load_rows<Precision, D>(values, v, first, head.S, columns, 1.0f);
+    load_rows<Precision, D>(keys, k, first, head.S, columns);
+    load_rows<Precision, D>(values, v, first, head.S, columns);
     Rows rows = rows_of_keys(head, first);
     float k_sum[D / 8][4] = {}, v_sum[D / 8][4] = {};
     int begin = head.first_to_see(block * M) / N * N, now = 0;  // the first key is seen by the most
     if (begin < head.T) {
         copy(statistics[0], top, inverse, r, begin, head.T);
-        copy<D, N, THREADS>(queries[0], q, begin, head.T, columns, vector);
-        copy<D, N, THREADS>(douts[0], dout, begin, head.T, columns, vector);
+        copy(queries[0], q, begin, head.T, columns, vector);
+        copy(douts[0], dout, begin, head.T, columns, vector);
     }
     for (int t0 = begin; t0 < head.T; t0 += N, now ^= 1) {
         cp_async_wait<0>();
         __syncthreads();  // this pair is here, and the last one has been used
         if (t0 + N < head.T) {
             copy(statistics[now ^ 1], top, inverse, r, t0 + N, head.T);
-            copy<D, N, THREADS>(queries[now ^ 1], q, t0 + N, head.T, columns, vector);
-            copy<D, N, THREADS>(douts[now ^ 1], dout, t0 + N, head.T, columns, vector);
+            copy(queries[now ^ 1], q, t0 + N, head.T, columns, vector);
+            copy(douts[now ^ 1], dout, t0 + N, head.T, columns, vector);
         }
         float s[N / 8][4], da[N / 8][4];
-        products<Precision, D, N>(keys, queries[now], s);
-        products<Precision, D, N>(values, douts[now], da);
-        finish_scores<N>(s, rows, t0);
+        products(keys, queries[now], s);
+        products(values, douts[now], da);
+        finish_scores<N>(s, rows, t0, scale);
         unsigned kept = head.dropping ? kept_scores<N, true>(head, first, t0) : ~0u;
 #pragma unroll
         for (int n = 0; n < N / 8; n++)
@@ -140,8 +142,8 @@ __device__ void backward_of_keys(Input dout, Input q, Input k, Input v, const fl
                     da[n][i] = p * (m * da[n][i] - t_r);
                 }
             }
-        add_products<Precision, D, N>(s, douts[now], v_sum);
-        add_products<Precision, D, N>(da, queries[now], k_sum);
+        add_products(s, douts[now], v_sum);
+        add_products(da, queries[now], k_sum);
     }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -303,5 +305,87 @@ attention_mma_backward_bf16_keys_64(
                                Input(k, k_strides, head), Input(v, v_strides, head), top, inverse,
                                r, Output(dk, dk_strides, head), Output(dv, dv_strides, head), head,
                                blockIdx.x / heads, D, scale, vector);
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80)
+attention_mma_backward_bf16_storage_queries_32(
+        const __nv_bfloat16* __restrict__ dout, const __nv_bfloat16* __restrict__ q,
+        const __nv_bfloat16* __restrict__ k, const __nv_bfloat16* __restrict__ v,
+        const float* __restrict__ OPTIONAL bias, const float* __restrict__ top,
+        const float* __restrict__ inverse, const float* __restrict__ r,
+        __nv_bfloat16* __restrict__ dq, int heads, int H, int T, int S, int D, Dims dout_strides,
+        Dims q_strides, Dims k_strides, Dims v_strides, Dims dq_strides, Dims bias_strides,
+        float scale, int causal, int dropping, unsigned long long seed, unsigned long long draw,
+        unsigned threshold, float factor, int vector) {
+#if HAS_SM_80
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    backward_of_queries<Bf16Storage, 32>(
+        Matrix(dout, dout_strides, head), Matrix(q, q_strides, head), Matrix(k, k_strides, head),
+        Matrix(v, v_strides, head), top, inverse, r, Matrix(dq, dq_strides, head), head,
+        block_from_the_last(heads), D, scale, vector);
+#endif
+}
+extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80)
+attention_mma_backward_bf16_storage_keys_32(
+        const __nv_bfloat16* __restrict__ dout, const __nv_bfloat16* __restrict__ q,
+        const __nv_bfloat16* __restrict__ k, const __nv_bfloat16* __restrict__ v,
+        const float* __restrict__ OPTIONAL bias, const float* __restrict__ top,
+        const float* __restrict__ inverse, const float* __restrict__ r,
+        __nv_bfloat16* __restrict__ dk, __nv_bfloat16* __restrict__ dv, int heads, int H, int T,
+        int S, int D, Dims dout_strides, Dims q_strides, Dims k_strides, Dims v_strides,
+        Dims dk_strides, Dims dv_strides, Dims bias_strides, float scale, int causal, int dropping,
+        unsigned long long seed, unsigned long long draw, unsigned threshold, float factor,
+        int vector) {
+#if HAS_SM_80
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    backward_of_keys<Bf16Storage, 32>(Matrix(dout, dout_strides, head), Matrix(q, q_strides, head),
+                                      Matrix(k, k_strides, head), Matrix(v, v_strides, head), top,
+                                      inverse, r, Matrix(dk, dk_strides, head),
+                                      Matrix(dv, dv_strides, head), head, blockIdx.x / heads, D,
+                                      scale, vector);
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80)
+attention_mma_backward_bf16_storage_queries_64(
+        const __nv_bfloat16* __restrict__ dout, const __nv_bfloat16* __restrict__ q,
+        const __nv_bfloat16* __restrict__ k, const __nv_bfloat16* __restrict__ v,
+        const float* __restrict__ OPTIONAL bias, const float* __restrict__ top,
+        const float* __restrict__ inverse, const float* __restrict__ r,
+        __nv_bfloat16* __restrict__ dq, int heads, int H, int T, int S, int D, Dims dout_strides,
+        Dims q_strides, Dims k_strides, Dims v_strides, Dims dq_strides, Dims bias_strides,
+        float scale, int causal, int dropping, unsigned long long seed, unsigned long long draw,
+        unsigned threshold, float factor, int vector) {
+#if HAS_SM_80
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    backward_of_queries<Bf16Storage, 64>(
+        Matrix(dout, dout_strides, head), Matrix(q, q_strides, head), Matrix(k, k_strides, head),
+        Matrix(v, v_strides, head), top, inverse, r, Matrix(dq, dq_strides, head), head,
+        block_from_the_last(heads), D, scale, vector);
+#endif
+}
+extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80)
+attention_mma_backward_bf16_storage_keys_64(
+        const __nv_bfloat16* __restrict__ dout, const __nv_bfloat16* __restrict__ q,
+        const __nv_bfloat16* __restrict__ k, const __nv_bfloat16* __restrict__ v,
+        const float* __restrict__ OPTIONAL bias, const float* __restrict__ top,
+        const float* __restrict__ inverse, const float* __restrict__ r,
+        __nv_bfloat16* __restrict__ dk, __nv_bfloat16* __restrict__ dv, int heads, int H, int T,
+        int S, int D, Dims dout_strides, Dims q_strides, Dims k_strides, Dims v_strides,
+        Dims dk_strides, Dims dv_strides, Dims bias_strides, float scale, int causal, int dropping,
+        unsigned long long seed, unsigned long long draw, unsigned threshold, float factor,
+        int vector) {
+#if HAS_SM_80
+    Head head(bias, bias_strides, blockIdx.x % heads, H, T, S, causal, dropping, seed, draw,
+              threshold, factor);
+    backward_of_keys<Bf16Storage, 64>(Matrix(dout, dout_strides, head), Matrix(q, q_strides, head),
+                                      Matrix(k, k_strides, head), Matrix(v, v_strides, head), top,
+                                      inverse, r, Matrix(dk, dk_strides, head),
+                                      Matrix(dv, dv_strides, head), head, blockIdx.x / heads, D,
+                                      scale, vector);
 #endif
 }

@@ -10,23 +10,37 @@
 // For D <= 32, 64 and 128, the last with 16 queries and keys instead of 32. A larger head takes the
 // plain path of attention.cu, with the scores in memory.
 // block 64, grids heads * ceil(T / 32) and heads * ceil(S / 32); for D <= 128 block 32, 16 each.
+#include <cuda_bf16.h>
+
 #include "attention_tiles.cuh"
 
 // r = sum over D of dout out: eight lanes a row, which read 32 bytes of it at a time.
-extern "C" __global__ void attention_row_products(
-        const float* __restrict__ dout, const float* __restrict__ out, float* __restrict__ r,
-        int heads, int H, int T, int D, Dims dout_strides, Dims out_strides) {
+template <class Element>
+__device__ void row_products(const Element* dout, const Element* out, float* r, int heads, int H,
+                             int T, int D, const Dims& dout_strides, const Dims& out_strides) {
+    typedef Matrix<const Element> Rows;
     long long row = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / 8;
     bool inside = row < (long long)heads * T;
     float sum = 0.0f;
     if (inside) {
         int number = row / T, t = row % T;
-        const float* dout_row = Input(dout, dout_strides, number, H).row(t);
-        const float* out_row = Input(out, out_strides, number, H).row(t);
-        for (int d = threadIdx.x % 8; d < D; d += 8) sum += dout_row[d] * out_row[d];
+        const Element* dout_row = Rows(dout, dout_strides, number, H).row(t);
+        const Element* out_row = Rows(out, out_strides, number, H).row(t);
+        for (int d = threadIdx.x % 8; d < D; d += 8) sum += float(dout_row[d]) * float(out_row[d]);
     }
     for (int by = 4; by > 0; by /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, by);
     if (inside && threadIdx.x % 8 == 0) r[row] = sum;
+}
+extern "C" __global__ void attention_row_products(
+        const float* __restrict__ dout, const float* __restrict__ out, float* __restrict__ r,
+        int heads, int H, int T, int D, Dims dout_strides, Dims out_strides) {
+    row_products(dout, out, r, heads, H, T, D, dout_strides, out_strides);
+}
+extern "C" __global__ void attention_row_products_bf16(
+        const __nv_bfloat16* __restrict__ dout, const __nv_bfloat16* __restrict__ out,
+        float* __restrict__ r, int heads, int H, int T, int D, Dims dout_strides,
+        Dims out_strides) {
+    row_products(dout, out, r, heads, H, T, D, dout_strides, out_strides);
 }
 
 template <int D, int M, int N>

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from kernels import grids
 from kernels.array import DeviceArray
 from kernels.grids import ceil_div
@@ -17,6 +19,7 @@ from tensor.backend import DropoutMask
 from tensor.cuda_launch import Version, random_numbers
 from tensor.cuda_layout import Launcher, is_aligned
 from tensor.cuda_matmul import product
+from tensor.dtypes import BFLOAT16
 from tensor.random import threshold
 
 FEW_QUERIES = 4  # up to so many, a block a query is better than a tile, which holds 64
@@ -38,18 +41,21 @@ def attention(
 ) -> tuple[DeviceArray, DeviceArray | None, Any]:
     """softmax(q k^T * scale + bias) v; the weights after dropout where wanted; and each row's
     maximum and 1 / sum, (B, H, T) each, for the backward.
+
+    All arrays are float32; or, in the versions whose names have "bf16_storage", q, k, v and the
+    results are bfloat16.
     """
     B, H, T, D = q.shape
     S = k.shape[2]
     q, k, v = (_lying(be, x) for x in (q, k, v))
-    top, inverse = be.empty((B, H, T), q.dtype), be.empty((B, H, T), q.dtype)
+    top, inverse = be.empty((B, H, T)), be.empty((B, H, T))
     how = version or _best(be, T, D, want_weights)
     if "softmax" in how.name:
         weights = product(be, q, k, None, False, True)  # (B, H, T, S)
         _softmax(be, how, weights, bias, top, inverse, scale, causal, dropout)
         out = product(be, weights, v, None, False, False)
         return out, weights if want_weights else None, (top, inverse)
-    out = _empty_heads(be, B, H, T, D)
+    out = _empty_heads(be, B, H, T, D, q.dtype)
     if out.size:
         tiles = how.name != "attention_rows"
         be.kernel(_file(how.name), how.name)(
@@ -131,12 +137,13 @@ def _tiles_backward(
     # Two threads a row of a block of the tiles, which has 32 rows, or 16 for D <= 128.
     block = 128 if "mma" in how.name else 64 if size <= 64 else 32
     top, inverse = stats
-    r = be.empty((B, H, T), q.dtype)
-    be.kernel("attention_tiles_backward.cu", "attention_row_products")(
+    r = be.empty((B, H, T))
+    row_products = "attention_row_products" + ("_bf16" if q.dtype == BFLOAT16 else "")
+    be.kernel("attention_tiles_backward.cu", row_products)(
         dout.strided, out.strided, r, heads, H, T, D, dout.strides[:3], out.strides[:3],
         grid=ceil_div(heads * T, how.block // 8), block=how.block, order=how.order,
     )  # fmt: skip
-    dq, dk, dv = (_empty_heads(be, B, H, n, D) for n in (T, S, S))
+    dq, dk, dv = (_empty_heads(be, B, H, n, D, q.dtype) for n in (T, S, S))
     inputs = (dout, q, k, v)
     arrays = (*(x.strided for x in inputs), _strided(bias), top, inverse, r)
     strides = [x.strides[:3] for x in inputs]
@@ -203,9 +210,9 @@ def _lying(be: Launcher, x: DeviceArray) -> DeviceArray:
     return x if x.strides[-1] == 1 or x.shape[-1] == 1 else be.contiguous(x)
 
 
-def _empty_heads(be: Launcher, B: int, H: int, T: int, D: int) -> DeviceArray:
+def _empty_heads(be: Launcher, B: int, H: int, T: int, D: int, dtype: np.dtype) -> DeviceArray:
     """(B, H, T, D) that lies in memory as (B, T, H, D): merging the heads copies nothing."""
-    return be.empty((B, T, H, D)).permute((0, 2, 1, 3))
+    return be.empty((B, T, H, D), dtype).permute((0, 2, 1, 3))
 
 
 def _strided(bias: DeviceArray | None) -> Any:
@@ -224,6 +231,7 @@ def _dropping(mask: DropoutMask | None) -> tuple[int, int, int, int, float]:
 
 
 def _vector(D: int, *arrays: DeviceArray) -> int:
-    """1 if all rows can be loaded four floats at a time."""
+    """1 if all rows can be loaded 16 bytes at a time."""
+    each = 16 // arrays[0].dtype.itemsize
     steps = [step for x in arrays for step in (D, *x.strides[:3])]
-    return int(is_aligned(*arrays) and all(step % 4 == 0 for step in steps))
+    return int(is_aligned(*arrays) and all(step % each == 0 for step in steps))

@@ -13,6 +13,7 @@ from tensor import cuda_attention
 from tensor.backend import DropoutMask
 from tensor.cuda_backend import CudaBackend
 from tensor.cuda_launch import Version
+from tensor.dtypes import BFLOAT16, FLOAT32, converted, widened
 from tensor.random import keep_mask
 from tests.kernels.devices import backend, close, normal
 from tests.tensor import slow_ops
@@ -60,12 +61,12 @@ def reference(
     return a @ v, a, ds @ k, ds.swapaxes(2, 3) @ q, a.swapaxes(2, 3) @ dout
 
 
-def as_heads(be: CudaBackend, x: np.ndarray) -> Any:
+def as_heads(be: CudaBackend, x: np.ndarray, dtype: np.dtype = FLOAT32) -> Any:
     """x (B, H, T, D) on the device as a model has it: a part of (B, T, 3 H D), permuted."""
     B, H, T, D = x.shape
     room = np.full((B, T, 3, H, D), np.nan, np.float32)
     room[:, :, 1] = x.transpose(0, 2, 1, 3)
-    return be.from_numpy(room)[:, :, 1].permute((0, 2, 1, 3))
+    return be.from_numpy(converted(room, dtype))[:, :, 1].permute((0, 2, 1, 3))
 
 
 def check(
@@ -86,22 +87,27 @@ def check(
     q, k, v, dout, dweights = normal(
         0, (B, H, T, D), (B, H, S, D), (B, H, S, D), (B, H, T, D), (B, H, T, S))
     dweights = dweights if weights else None
+    dtype = FLOAT32
+    if forward and "storage" in forward.name:
+        dtype = BFLOAT16
+        q, k, v, dout = (widened(converted(x, dtype)) for x in (q, k, v, dout))
     scale = 0.7 / math.sqrt(D)
     options = (None if bias is None else be.from_numpy(bias.astype(np.float32)), scale, causal,
                dropout)
-    qkv = [as_heads(be, x) for x in (q, k, v)]
+    qkv = [as_heads(be, x, dtype) for x in (q, k, v)]
     out, w, stats = cuda_attention.attention(be, *qkv, *options, weights, forward)
     expected = reference(q, k, v, bias, scale, causal, dropout, dout, dweights)
-    close(out, expected[0], tolerance(forward))
+    close(be.to_numpy(out), expected[0], tolerance(forward))
     if weights:
         close(w, expected[1])
     if backward is not None:
         got = cuda_attention.attention_backward(
-            be, as_heads(be, dout), None if dweights is None else be.from_numpy(dweights), *qkv,
-            out, *options, stats, backward)
+            be, as_heads(be, dout, dtype), None if dweights is None else be.from_numpy(dweights),
+            *qkv, out, *options, stats, backward)
         for g, e in zip(got, expected[2:], strict=True):
+            g = be.to_numpy(g)
             if S > 1:
                 close(g, e, tolerance(backward))
             else:           # of one key dq and dk are 0, but for rounding
                 bound = tolerance(backward) / 10 * max(1, np.abs(e).max())
-                assert np.abs(g.numpy() - e).max() < bound
+                assert np.abs(g - e).max() < bound
