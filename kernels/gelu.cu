@@ -34,7 +34,8 @@
 //   vector            1,152      2         1     vector              1,536      3         1
 //                                                bias                1,296    2.3      1.03
 //
-// gelu_tanh_…: GPT-2's form.
+// gelu_tanh_…: GPT-2's form. …_bfloat16: of it, with all arrays but `parts` in bfloat16, whose packs
+// of four are 8 bytes; computed in float32.
 #include "gelu.cuh"
 #include "row.cuh"
 #include "strides.cuh"
@@ -53,42 +54,41 @@ __device__ void each_backward(const float* dy, const float* x, const float* b, f
 }
 
 // z of the pack number i of an array without gaps.
-__device__ inline Pack<4> four_z(const float* x, const float* b, long long i, int C) {
-    Pack<4> z = packs_of<4>(x)[i];
+template <class T> __device__ Pack<4> four_z(const T* x, const T* b, long long i, int C) {
+    Pack<4> z = load_pack<4>(x, i);
     if (b) {
         long long quad = i >> 32 ? i % (C / 4) : (unsigned)i % (unsigned)(C / 4);
-        Pack<4> bias = packs_of<4>(b)[quad];
+        Pack<4> bias = load_pack<4>(b, quad);
         for (int j = 0; j < 4; j++) z.v[j] += bias.v[j];
     }
     return z;
 }
 
-template <class F>
-__device__ void fours(const float* x, const float* b, float* y, long long n, int C) {
+template <class F, class T>
+__device__ void fours(const T* x, const T* b, T* y, long long n, int C) {
     for (long long i = first_element(); i < n / 4; i += all_threads()) {
         Pack<4> z = four_z(x, b, i, C);
         for (float& v : z.v) v = F::value(v);
-        packs_of<4>(y)[i] = z;
+        store_pack(y, i, z);
     }
     long long rest = n / 4 * 4 + first_element();  // there is none with b
-    if (rest < n) y[rest] = F::value(x[rest]);
+    if (rest < n) y[rest] = T(F::value(float(x[rest])));
 }
 
-template <class F>
-__device__ void fours_backward(const float* dy, const float* x, const float* b, float* dx,
-                               long long n, int C) {
+template <class F, class T>
+__device__ void fours_backward(const T* dy, const T* x, const T* b, T* dx, long long n, int C) {
     for (long long i = first_element(); i < n / 4; i += all_threads()) {
-        Pack<4> z = four_z(x, b, i, C), d = packs_of<4>(dy)[i];
+        Pack<4> z = four_z(x, b, i, C), d = load_pack<4>(dy, i);
         for (int j = 0; j < 4; j++) d.v[j] *= F::both(z.v[j]).slope;
-        packs_of<4>(dx)[i] = d;
+        store_pack(dx, i, d);
     }
     long long rest = n / 4 * 4 + first_element();
-    if (rest < n) dx[rest] = dy[rest] * F::both(x[rest]).slope;
+    if (rest < n) dx[rest] = T(float(dy[rest]) * F::both(float(x[rest])).slope);
 }
 
-template <class F>
-__device__ void backward_bias(const float* dy, const float* x, const float* b, float* dx,
-                              float* parts, int rows, int C) {
+template <class F, class T>
+__device__ void backward_bias(const T* dy, const T* x, const T* b, T* dx, float* parts, int rows,
+                              int C) {
     __shared__ float sums[32][128];
     int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
     int quad = blockIdx.x * 32 + lane, quads = C / 4;
@@ -97,15 +97,15 @@ __device__ void backward_bias(const float* dy, const float* x, const float* b, f
     long long to = from + size < rows ? from + size : rows;
     Pack<4> sum = {};
     if (quad < quads) {
-        Pack<4> bias = packs_of<4>(b)[quad];
+        Pack<4> bias = load_pack<4>(b, quad);
         for (long long row = from + warp; row < to; row += warps) {
             long long i = row * quads + quad;
-            Pack<4> v = packs_of<4>(x)[i], d = packs_of<4>(dy)[i];
+            Pack<4> v = load_pack<4>(x, i), d = load_pack<4>(dy, i);
             for (int j = 0; j < 4; j++) {
                 d.v[j] *= F::both(v.v[j] + bias.v[j]).slope;
                 sum.v[j] += d.v[j];
             }
-            packs_of<4>(dx)[i] = d;
+            store_pack(dx, i, d);
         }
     }
     packs_of<4>(sums[warp])[lane] = sum;
@@ -170,5 +170,22 @@ extern "C" __global__ void gelu_tanh_backward_vector(
 extern "C" __global__ void gelu_tanh_backward_bias(
         const float* __restrict__ dy, const float* __restrict__ x, const float* __restrict__ b,
         float* __restrict__ dx, float* __restrict__ parts, int rows, int C) {
+    backward_bias<GeluTanh>(dy, x, b, dx, parts, rows, C);
+}
+extern "C" __global__ void gelu_tanh_vector_bfloat16(
+        const __nv_bfloat16* __restrict__ x, const __nv_bfloat16* __restrict__ OPTIONAL b,
+        __nv_bfloat16* __restrict__ y, long long n, int C) {
+    fours<GeluTanh>(x, b, y, n, C);
+}
+extern "C" __global__ void gelu_tanh_backward_vector_bfloat16(
+        const __nv_bfloat16* __restrict__ dy, const __nv_bfloat16* __restrict__ x,
+        const __nv_bfloat16* __restrict__ OPTIONAL b, __nv_bfloat16* __restrict__ dx, long long n,
+        int C) {
+    fours_backward<GeluTanh>(dy, x, b, dx, n, C);
+}
+extern "C" __global__ void gelu_tanh_backward_bias_bfloat16(
+        const __nv_bfloat16* __restrict__ dy, const __nv_bfloat16* __restrict__ x,
+        const __nv_bfloat16* __restrict__ b, __nv_bfloat16* __restrict__ dx,
+        float* __restrict__ parts, int rows, int C) {
     backward_bias<GeluTanh>(dy, x, b, dx, parts, rows, C);
 }

@@ -26,7 +26,6 @@ from tensor import (
     cuda_attention,
     cuda_elementwise,
     cuda_fused,
-    cuda_gelu,
     cuda_half,
     cuda_index,
     cuda_matmul,
@@ -189,8 +188,8 @@ class CudaBackend:
 
     # --- fused
 
-    gelu = in_float32(cuda_gelu.gelu, (0, 1))
-    gelu_backward = in_float32(cuda_gelu.gelu_backward, (0, 1))
+    gelu = cuda_half.gelu
+    gelu_backward = cuda_half.gelu_backward
     softmax = in_float32(cuda_fused.softmax)
     softmax_backward = in_float32(cuda_fused.softmax_backward)
     log_softmax = in_float32(cuda_fused.log_softmax)

@@ -12,7 +12,7 @@ from kernels.array import DeviceArray
 from kernels.grids import ceil_div
 from tensor import cuda_moving, cuda_reduce
 from tensor.cuda_launch import Version, tuned
-from tensor.cuda_layout import Launcher, is_aligned
+from tensor.cuda_layout import FLOAT, Launcher, for_type, is_aligned
 
 FILE = "gelu.cu"
 
@@ -30,10 +30,10 @@ def gelu(
     b = None if b is None else be.contiguous(b)
     y = be.empty(x.shape, x.dtype)
     if x.size:
-        how = version or Version(_name(tanh, "", _in_fours(x, b)), be.threads)
-        if version is None and b is not None:  # as the bench measures it
+        how = version or Version(_name(tanh, "", in_fours(x, b)), be.threads)
+        if version is None and b is not None and x.dtype == FLOAT:  # as the bench measures it
             how = tuned(be, "gelu", (x.size // b.size, b.size), how)
-        be.kernel(FILE, how.name)(
+        be.kernel(FILE, for_type(how.name, x.dtype))(
             x, b, y, x.size, _columns(b), grid=be.blocks(ceil_div(x.size, 4), how.block),
             block=how.block, order=how.order,
         )  # fmt: skip
@@ -54,13 +54,13 @@ def gelu_backward(
     dx = be.empty(x.shape, x.dtype)
     if x.size == 0:
         return dx, None if b is None else cuda_moving.full(be, b.shape, 0, x.dtype)
-    fours = _in_fours(x, b) and is_aligned(dy)
+    fours = in_fours(x, b) and is_aligned(dy)
     how = version or Version(
         f"gelu_{'tanh_' if tanh else ''}backward_bias" if b is not None and fours
         else _name(tanh, "backward_", fours), be.threads)  # fmt: skip
     if how.name.endswith("_bias") and b is not None:
         return dx, _backward_bias(be, dy, x, b, dx, how)
-    be.kernel(FILE, how.name)(
+    be.kernel(FILE, for_type(how.name, x.dtype))(
         dy, x, b, dx, x.size, _columns(b), grid=be.blocks(ceil_div(x.size, 4), how.block),
         block=how.block, order=how.order,
     )  # fmt: skip
@@ -75,18 +75,19 @@ def _backward_bias(
     C = b.size
     rows = math.prod(x.shape[:-1])
     grid = grids.gelu_backward_bias(rows, C)
-    parts = be.empty((grid[1], C), x.dtype)
-    be.kernel(FILE, how.name)(
+    parts = be.empty((grid[1], C), FLOAT)
+    be.kernel(FILE, for_type(how.name, x.dtype))(
         dy, x, b, dx, parts, rows, C, grid=grid, block=how.block, order=how.order
     )
-    return cuda_reduce.sum(be, parts, (0,), False)
+    db = cuda_reduce.sum(be, parts, (0,), False)
+    return db if x.dtype == FLOAT else cuda_moving.cast(be, db, x.dtype)
 
 
 def _name(tanh: bool, way: str, fours: bool) -> str:
     return f"gelu_{'tanh_' if tanh else ''}{way}{'vector' if fours else 'naive'}"
 
 
-def _in_fours(x: DeviceArray, b: DeviceArray | None) -> bool:
+def in_fours(x: DeviceArray, b: DeviceArray | None) -> bool:
     """May a thread take four neighbouring elements at a time?"""
     return is_aligned(x) and (b is None or (b.size % 4 == 0 and is_aligned(b)))
 

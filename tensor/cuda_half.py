@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from kernels.array import DeviceArray, contiguous_strides
-from tensor import cuda_elementwise, cuda_fused, cuda_matmul, cuda_moving
-from tensor.cuda_layout import FLOAT, Launcher, as_pairs
+from tensor import cuda_elementwise, cuda_fused, cuda_gelu, cuda_matmul, cuda_moving
+from tensor.cuda_layout import FLOAT, Launcher, as_pairs, is_aligned
 from tensor.dtypes import BFLOAT16, FLOAT16, HALVES
 
 
@@ -82,3 +82,28 @@ def accumulate(be: Launcher, into: DeviceArray, x: DeviceArray) -> None:
         cuda_moving.assign(be, into, in_float32(cuda_elementwise.binary("add"))(be, into, x))
     else:
         cuda_elementwise.accumulate(be, into, x)
+
+
+def gelu(
+    be: Launcher, x: DeviceArray, b: DeviceArray | None, tanh: bool, keep: bool
+) -> tuple[DeviceArray, DeviceArray | None]:
+    """As cuda_gelu.gelu. What is kept is x itself, not what it was widened to."""
+    x = be.contiguous(x)
+    if x.dtype == FLOAT or _gelu_takes(x, b, tanh):
+        return cuda_gelu.gelu(be, x, b, tanh, keep)
+    y, _ = in_float32(cuda_gelu.gelu)(be, x, b, tanh, False)
+    return y, x if keep else None
+
+
+def gelu_backward(
+    be: Launcher, dy: DeviceArray, kept: DeviceArray, b: DeviceArray | None, tanh: bool
+) -> tuple[DeviceArray, DeviceArray | None]:
+    """As cuda_gelu.gelu_backward."""
+    dy = be.contiguous(dy)
+    own = (BFLOAT16,) if _gelu_takes(kept, b, tanh) and is_aligned(dy) else ()
+    return in_float32(cuda_gelu.gelu_backward, (0, 1), own)(be, dy, kept, b, tanh)
+
+
+def _gelu_takes(x: DeviceArray, b: DeviceArray | None, tanh: bool) -> bool:
+    """Is there a kernel of bfloat16? Of GPT-2's form, four elements at a time."""
+    return x.dtype == BFLOAT16 and tanh and cuda_gelu.in_fours(x, b)

@@ -37,6 +37,11 @@ class Launcher(Protocol):
     # ^ of a kernel whose threads go on until all is done: enough for `work` pieces, `each` a block
 
 
+def for_type(name: str, dtype: np.dtype) -> str:
+    """The name of a kernel of floats, or of the same for elements of another type."""
+    return name if dtype == FLOAT else f"{name}_{SUFFIX[dtype]}"
+
+
 def join_axes(shape: Shape, *strides: Shape) -> tuple[Shape, list[Shape]]:
     """The same elements with as few axes as possible, at least one: (shape, strides of each array).
 

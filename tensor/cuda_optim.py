@@ -14,7 +14,7 @@ from kernels.array import DeviceArray
 from kernels.grids import ceil_div
 from tensor import cuda_moving
 from tensor.cuda_launch import Version
-from tensor.cuda_layout import FLOAT, SUFFIX, Launcher, is_aligned
+from tensor.cuda_layout import FLOAT, Launcher, for_type, is_aligned
 from tensor.dtypes import HALVES, name_of
 
 MOST_ARRAYS = 64  # in a Table of common.cuh
@@ -32,7 +32,7 @@ def sum_of_squares(be: Launcher, xs: Arrays, version: Version | None = None) -> 
     sums, total = be.device.empty(blocks, np.float64), be.device.empty(1, np.float64)
     first = 0
     for dtype, lists in whole:
-        kernel = be.kernel("optimizer.cu", _for_type(how.name, dtype))
+        kernel = be.kernel("optimizer.cu", for_type(how.name, dtype))
         for (addresses,), sizes, grid in _tables(lists):
             kernel(addresses, sizes, len(sizes), sums, first, grid=grid, block=how.block,
                    order=how.order)  # fmt: skip
@@ -48,7 +48,7 @@ def scale(be: Launcher, xs: Arrays, factor: float, version: Version | None = Non
     how = version or Version("scale_many", be.threads)
     for dtype, arrays in _by_type(xs):
         whole = _whole(be, [arrays], dtype)
-        kernel = be.kernel("optimizer.cu", _for_type(how.name, dtype))
+        kernel = be.kernel("optimizer.cu", for_type(how.name, dtype))
         for (addresses,), sizes, grid in _tables(whole):
             kernel(addresses, sizes, len(sizes), factor, grid=grid, block=how.block,
                    order=how.order)  # fmt: skip
@@ -105,7 +105,7 @@ def adamw_step(
     fits = all(is_aligned(*arrays) for arrays in whole)
     name = "adamw" if masters is None else "adamw_master"
     how = version or Version(f"{name}_vector" if fits else f"{name}_many", be.threads)
-    kernel = be.kernel("optimizer.cu", _for_type(how.name, dtype))
+    kernel = be.kernel("optimizer.cu", for_type(how.name, dtype))
     beta1, beta2 = betas
     numbers = (beta1, 1 - beta1, beta2, 1 - beta2, 1 / (1 - beta2**step), eps,
                lr / (1 - beta1**step), 1 - lr * decay)  # fmt: skip
@@ -125,11 +125,6 @@ def _by_type(xs: Arrays) -> Iterator[tuple[np.dtype, list[DeviceArray]]]:
     """The arrays of each type there is, since a kernel takes those of one."""
     for dtype in dict.fromkeys(x.dtype for x in xs):
         yield dtype, [x for x in xs if x.dtype == dtype]
-
-
-def _for_type(name: str, dtype: np.dtype) -> str:
-    """A kernel's name for elements of a type."""
-    return name if dtype == FLOAT else f"{name}_{SUFFIX[dtype]}"
 
 
 def _whole(be: Launcher, given: list[Arrays], dtype: np.dtype = FLOAT) -> list[list[DeviceArray]]:

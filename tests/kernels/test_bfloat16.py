@@ -75,6 +75,41 @@ def test_accumulation(order, checked):
         np.testing.assert_array_equal(into.numpy(), second)
 
 
+def gelu_and_slope(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """GPT-2's form (Hendrycks and Gimpel 2016, section 2), and its derivative."""
+    c = np.sqrt(2 / np.pi)
+    t = np.tanh(c * (z + 0.044715 * z**3))
+    slope = (1 + t) / 2 + z / 2 * (1 - t * t) * c * (1 + 3 * 0.044715 * z * z)
+    return z * (1 + t) / 2, slope
+
+
+@runs
+def test_gelu(order, checked):
+    there = device(checked)
+    kernels = load("gelu.cu", there)
+    for rows, C in ((1, 4), (33, 132), (3, 1001)):
+        x, b, dy = drawn(3, (rows, C), (C,), (rows, C))
+        array, bias, grad = (there.from_numpy(v) for v in (x, b, dy))
+        y, n = there.empty((rows, C), BFLOAT16), rows * C
+        with_bias = C % 4 == 0
+        for added in (None, bias) if with_bias else (None,):
+            z = exact(x) + (0.0 if added is None else exact(b))
+            value, slope = gelu_and_slope(z)
+            kernels["gelu_tanh_vector_bfloat16"](array, added, y, n, C, grid=2, block=64,
+                                                 order=order)
+            near(y.numpy(), value, scale=1.0)
+            kernels["gelu_tanh_backward_vector_bfloat16"](grad, array, added, y, n, C, grid=2,
+                                                          block=64, order=order)
+            near(y.numpy(), exact(dy) * slope, scale=1.0)
+        if with_bias:
+            parts = there.empty((2, C))
+            kernels["gelu_tanh_backward_bias_bfloat16"](grad, array, bias, y, parts, rows, C,
+                                                        grid=(2, 2), block=64, order=order)
+            near(y.numpy(), exact(dy) * slope, scale=1.0)
+            db = (exact(dy) * slope).sum(0)
+            np.testing.assert_allclose(parts.numpy().sum(0), db, atol=1e-5 * rows)
+
+
 @runs
 def test_sums(order, checked):
     there = device(checked)
