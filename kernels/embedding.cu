@@ -1,4 +1,4 @@
-// embedding.cu - rows of a table, float32: y[i] = weight[ids[i]], and back: dweight[v] = sum of the
+// embedding.cu - rows of a table: y[i] = weight[ids[i]], and back: dweight[v] = sum of the
 // dy[i] with ids[i] = v, zero for a v that does not occur.
 //
 //   weight, dweight (V, C);  ids (n,), each in 0 … V - 1;  y, dy (n, C)
@@ -16,7 +16,12 @@
 //                            Looking for the id takes a warp n / 32 steps for 32 ids at a time, n^2
 //                            / 32 at most for all, which is little beside V C. dweight must be zero
 //                            before. blockDim.x: whole warps; grid n * ceil(C / 128) warps.
+// embedding_backward_first_bfloat16   The same with dy and dweight in bfloat16; the sums are float32,
+//                            rounded once.
+//
+// Forward, rows of bfloat16 and float16 are copied as floats, two elements in one.
 #include "common.cuh"
+#include "pack.cuh"
 
 extern "C" __global__ void embedding_naive(const float* __restrict__ weight,
                                            const long long* __restrict__ ids,
@@ -47,10 +52,8 @@ extern "C" __global__ void embedding_backward_naive(const float* __restrict__ dy
     dweight[i] = sum;
 }
 
-extern "C" __global__ void embedding_backward_first(const float* __restrict__ dy,
-                                                    const long long* __restrict__ ids,
-                                                    float* __restrict__ dweight, long long n, int V,
-                                                    int C) {
+template <class T>
+__device__ void backward_first(const T* dy, const long long* ids, T* dweight, long long n, int C) {
     int pieces = (C - 1) / 128 + 1, lane = threadIdx.x % 32;
     long long warp = (long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     long long first = warp / pieces;
@@ -65,13 +68,25 @@ extern "C" __global__ void embedding_backward_first(const float* __restrict__ dy
     for (long long k = first; k < n; k += 32) {
         unsigned found = __ballot_sync(0xffffffffu, k + lane < n && ids[k + lane] == id);
         for (; found; found &= found - 1) {  // the lowest bit first: in the order of the positions
-            const float* row = dy + (k + __ffs(found) - 1) * C;
+            const T* row = dy + (k + __ffs(found) - 1) * C;
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                if (c0 + 32 * j < C) sum[j] += row[c0 + 32 * j];
+                if (c0 + 32 * j < C) sum[j] += float(row[c0 + 32 * j]);
         }
     }
 #pragma unroll
     for (int j = 0; j < 4; j++)
-        if (c0 + 32 * j < C) dweight[id * C + c0 + 32 * j] = sum[j];
+        if (c0 + 32 * j < C) dweight[id * C + c0 + 32 * j] = T(sum[j]);
+}
+
+extern "C" __global__ void embedding_backward_first(const float* __restrict__ dy,
+                                                    const long long* __restrict__ ids,
+                                                    float* __restrict__ dweight, long long n, int V,
+                                                    int C) {
+    backward_first(dy, ids, dweight, n, C);
+}
+extern "C" __global__ void embedding_backward_first_bfloat16(
+        const __nv_bfloat16* __restrict__ dy, const long long* __restrict__ ids,
+        __nv_bfloat16* __restrict__ dweight, long long n, int V, int C) {
+    backward_first(dy, ids, dweight, n, C);
 }

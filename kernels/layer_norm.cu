@@ -37,6 +37,9 @@
 //                              atomics, so the same bits each time. 32 columns a block; its warps
 //                              share the rows.
 //
+// …_bfloat16: of _vector, _long and backward_vector, with all arrays but mean, rstd and parts in
+// bfloat16, whose packs of four are 8 bytes; computed in float32.
+//
 // blockDim.x: whole warps but for _naive and _columns; _registers, _vector at most 256.
 //
 // What the emulator counts for 64 rows of 768 columns: loads and stores a warp gives, and the memory
@@ -88,19 +91,19 @@ __device__ void forward_walks(const float* x, const float* w, const float* b, fl
 }
 
 // registers, vector and long: each thread of a Team holds up to N packs of its row.
-template <class Team, int WIDTH, int N>
-__device__ void forward_held(const float* x, const float* w, const float* b, float* y, float* mean,
-                             float* rstd, int rows, int C, float eps) {
+template <class Team, int WIDTH, int N, class T>
+__device__ void forward_held(const T* x, const T* w, const T* b, T* y, float* mean, float* rstd,
+                             int rows, int C, float eps) {
     long long row = Team::row();
     if (row >= rows) return;
-    const Pack<WIDTH>* from = packs_of<WIDTH>(x + row * C);
+    const T* from = x + row * C;
     int first = Team::first(), step = Team::step(), packs = C / WIDTH;
     Pack<WIDTH> held[N];  // all loops are unrolled, so that each float has a register of its own
     float sum = 0.0f, rest = 0.0f, squares = 0.0f;
 #pragma unroll
     for (int i = 0; i < N; i++) {
         if (first + step * i >= packs) continue;
-        held[i] = from[first + step * i];
+        held[i] = load_pack<WIDTH>(from, first + step * i);
         for (float v : held[i].v) sum += v;
     }
     float m = Team::sum(sum) / C;
@@ -118,12 +121,12 @@ __device__ void forward_held(const float* x, const float* w, const float* b, flo
     for (int i = 0; i < N; i++) {
         int p = first + step * i;
         if (p >= packs) continue;
-        Pack<WIDTH> scale = packs_of<WIDTH>(w)[p], shift = packs_of<WIDTH>(b)[p];
+        Pack<WIDTH> scale = load_pack<WIDTH>(w, p), shift = load_pack<WIDTH>(b, p);
         for (int j = 0; j < WIDTH; j++) {
             float h = (held[i].v[j] - moments.shift) * moments.rstd;
             held[i].v[j] = h * scale.v[j] + shift.v[j];
         }
-        packs_of<WIDTH>(y + row * C)[p] = held[i];
+        store_pack(y + row * C, p, held[i]);
     }
     if (first == 0) mean[row] = m + moments.shift, rstd[row] = moments.rstd;
 }
@@ -162,6 +165,18 @@ extern "C" __global__ void __launch_bounds__(1024) layer_norm_long(
         const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
         float* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int C,
         float eps) {
+    forward_held<Block, 4, 4>(x, w, b, y, mean, rstd, rows, C, eps);
+}
+extern "C" __global__ void __launch_bounds__(256) layer_norm_vector_bfloat16(
+        const __nv_bfloat16* __restrict__ x, const __nv_bfloat16* __restrict__ w,
+        const __nv_bfloat16* __restrict__ b, __nv_bfloat16* __restrict__ y,
+        float* __restrict__ mean, float* __restrict__ rstd, int rows, int C, float eps) {
+    forward_held<Warp, 4, 8>(x, w, b, y, mean, rstd, rows, C, eps);
+}
+extern "C" __global__ void __launch_bounds__(1024) layer_norm_long_bfloat16(
+        const __nv_bfloat16* __restrict__ x, const __nv_bfloat16* __restrict__ w,
+        const __nv_bfloat16* __restrict__ b, __nv_bfloat16* __restrict__ y,
+        float* __restrict__ mean, float* __restrict__ rstd, int rows, int C, float eps) {
     forward_held<Block, 4, 4>(x, w, b, y, mean, rstd, rows, C, eps);
 }
 
@@ -243,26 +258,25 @@ extern "C" __global__ void layer_norm_backward_block(
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) layer_norm_backward_vector(
-        const float* __restrict__ dy, const float* __restrict__ x, const float* __restrict__ w,
-        const float* __restrict__ mean, const float* __restrict__ rstd, float* __restrict__ dx,
-        float* __restrict__ parts, int rows, int C) {
+template <class T>
+__device__ void backward_held(const T* dy, const T* x, const T* w, const float* mean,
+                              const float* rstd, T* dx, float* parts, int rows, int C) {
     constexpr int N = 2;
-    int quads = C / 4, T = blockDim.x;
+    int quads = C / 4, threads = blockDim.x;
     Pack<4> weight[N] = {}, sum_w[N] = {}, sum_b[N] = {}, d[N], h[N];
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        int q = threadIdx.x + T * i;
-        if (q < quads) weight[i] = packs_of<4>(w)[q];
+        int q = threadIdx.x + threads * i;
+        if (q < quads) weight[i] = load_pack<4>(w, q);
     }
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
         float m = mean[row], r = rstd[row], sum_g = 0.0f, sum_gh = 0.0f;
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            int q = threadIdx.x + T * i;
+            int q = threadIdx.x + threads * i;
             if (q >= quads) continue;
-            d[i] = packs_of<4>(dy + row * C)[q];
-            h[i] = packs_of<4>(x + row * C)[q];
+            d[i] = load_pack<4>(dy + row * C, q);
+            h[i] = load_pack<4>(x + row * C, q);
             for (int j = 0; j < 4; j++) {
                 float& hat = h[i].v[j];
                 hat = (hat - m) * r;
@@ -277,19 +291,33 @@ extern "C" __global__ void __launch_bounds__(256) layer_norm_backward_vector(
         float mean_g = whole.a / C, mean_gh = whole.b / C;
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            int q = threadIdx.x + T * i;
+            int q = threadIdx.x + threads * i;
             if (q >= quads) continue;
             for (int j = 0; j < 4; j++)
                 d[i].v[j] = r * (d[i].v[j] - mean_g - h[i].v[j] * mean_gh);
-            packs_of<4>(dx + row * C)[q] = d[i];
+            store_pack(dx + row * C, q, d[i]);
         }
     }
     Pack<4>* to = packs_of<4>(parts + (long long)blockIdx.x * 2 * C);
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        int q = threadIdx.x + T * i;
+        int q = threadIdx.x + threads * i;
         if (q < quads) to[q] = sum_w[i], to[quads + q] = sum_b[i];
     }
+}
+
+extern "C" __global__ void __launch_bounds__(256) layer_norm_backward_vector(
+        const float* __restrict__ dy, const float* __restrict__ x, const float* __restrict__ w,
+        const float* __restrict__ mean, const float* __restrict__ rstd, float* __restrict__ dx,
+        float* __restrict__ parts, int rows, int C) {
+    backward_held(dy, x, w, mean, rstd, dx, parts, rows, C);
+}
+extern "C" __global__ void __launch_bounds__(256) layer_norm_backward_vector_bfloat16(
+        const __nv_bfloat16* __restrict__ dy, const __nv_bfloat16* __restrict__ x,
+        const __nv_bfloat16* __restrict__ w, const float* __restrict__ mean,
+        const float* __restrict__ rstd, __nv_bfloat16* __restrict__ dx, float* __restrict__ parts,
+        int rows, int C) {
+    backward_held(dy, x, w, mean, rstd, dx, parts, rows, C);
 }
 
 extern "C" __global__ void layer_norm_backward_sum(const float* __restrict__ parts,

@@ -34,11 +34,9 @@ from tensor import (
     cuda_reduce,
 )
 from tensor.backend import Axes, Shape
-from tensor.cuda_half import in_float32, multiplied
+from tensor.cuda_half import BF16, in_float32, multiplied
 from tensor.cuda_layout import FLOAT, INT, LONG, SUFFIX
-from tensor.dtypes import BFLOAT16, name_of, widened
-
-BF16 = (BFLOAT16,)  # what the primitives have kernels for that a training step in it uses most
+from tensor.dtypes import name_of, widened
 
 
 def report() -> list[dict[str, str]]:
@@ -178,7 +176,7 @@ class CudaBackend:
     gather = in_float32(cuda_index.gather)
     gather_backward = in_float32(cuda_index.gather_backward)
     embedding = cuda_half.embedding
-    embedding_backward = in_float32(cuda_fused.embedding_backward)
+    embedding_backward = in_float32(cuda_fused.embedding_backward, own=BF16)
 
     # --- products
 
@@ -194,8 +192,8 @@ class CudaBackend:
     softmax_backward = in_float32(cuda_fused.softmax_backward)
     log_softmax = in_float32(cuda_fused.log_softmax)
     log_softmax_backward = in_float32(cuda_fused.log_softmax_backward)
-    layer_norm = in_float32(cuda_fused.layer_norm)
-    layer_norm_backward = in_float32(cuda_fused.layer_norm_backward, (0, 1, 2))
+    layer_norm = cuda_half.layer_norm
+    layer_norm_backward = cuda_half.layer_norm_backward
     cross_entropy = in_float32(cuda_fused.cross_entropy, ())
     cross_entropy_backward = in_float32(cuda_fused.cross_entropy_backward)
     dropout = in_float32(cuda_fused.dropout)

@@ -14,7 +14,7 @@ from kernels.grids import ceil_div
 from tensor import cuda_moving
 from tensor.backend import DropoutMask
 from tensor.cuda_launch import Version, random_numbers, tuned
-from tensor.cuda_layout import LONG, Launcher, is_aligned
+from tensor.cuda_layout import FLOAT, LONG, Launcher, for_type, is_aligned
 from tensor.random import threshold
 
 LONG_ROW = 1024  # of more columns than this, a block works on a row instead of a warp
@@ -95,11 +95,12 @@ def layer_norm(
     x, w, b = (be.contiguous(a) for a in (x, w, b))
     y, C = be.empty(x.shape, x.dtype), x.shape[-1]
     rows = math.prod(x.shape[:-1])
-    mean, rstd = be.empty((rows,), x.dtype), be.empty((rows,), x.dtype)
+    mean, rstd = be.empty((rows,)), be.empty((rows,))
     if x.size:
-        usual = _layer_norm_version(be, C, is_aligned(x, w, b))
-        how = version or tuned(be, "layer_norm", (rows, C), usual)
-        be.kernel("layer_norm.cu", how.name)(
+        how = version or _layer_norm_version(be, C, is_aligned(x, w, b))
+        if version is None and x.dtype == FLOAT:
+            how = tuned(be, "layer_norm", (rows, C), how)
+        be.kernel("layer_norm.cu", for_type(how.name, x.dtype))(
             x, w, b, y, mean, rstd, rows, C, eps,
             grid=grids.over_rows(how.name, how.block, rows), block=how.block, order=how.order,
         )  # fmt: skip
@@ -130,9 +131,9 @@ def layer_norm_backward(
     dx, rows, C = be.empty(x.shape, x.dtype), mean.shape[0], x.shape[-1]
     if x.size == 0:
         return dx, cuda_moving.full(be, (C,), 0, x.dtype), cuda_moving.full(be, (C,), 0, x.dtype)
-    dw, db = be.empty((C,), x.dtype), be.empty((C,), x.dtype)
+    dw, db = be.empty((C,)), be.empty((C,))
     how = version or _layer_norm_backward_version(be, C, is_aligned(dy, x, w))
-    kernel = be.kernel("layer_norm.cu", how.name)
+    kernel = be.kernel("layer_norm.cu", for_type(how.name, x.dtype))
     if how.name in ("layer_norm_backward_naive", "layer_norm_backward_rows"):
         kernel(
             dy, x, w, mean, rstd, dx, rows, C,
@@ -144,7 +145,7 @@ def layer_norm_backward(
         )  # fmt: skip
         return dx, dw, db
     blocks = grids.layer_norm_backward(rows)
-    parts = be.empty((blocks, 2 * C), x.dtype)
+    parts = be.empty((blocks, 2 * C))
     kernel(
         dy, x, w, mean, rstd, dx, parts, rows, C, grid=blocks, block=how.block,
         shared=8 * C if how.name == "layer_norm_backward_block" else 0, order=how.order,
@@ -153,6 +154,8 @@ def layer_norm_backward(
         parts, dw, db, blocks, C,
         grid=grids.layer_norm_backward_sum(C), block=max(how.block, be.threads), order=how.order,
     )  # fmt: skip
+    if x.dtype != FLOAT:
+        dw, db = (cuda_moving.cast(be, a, x.dtype) for a in (dw, db))
     return dx, dw, db
 
 
@@ -199,7 +202,7 @@ def embedding_backward(
     else:
         dweight = cuda_moving.full(be, (rows, C), 0, dy.dtype)
         grid = ceil_div(ids.size * ceil_div(C, 128), how.block // 32)
-    be.kernel("embedding.cu", how.name)(
+    be.kernel("embedding.cu", for_type(how.name, dy.dtype))(
         dy, ids, dweight, ids.size, rows, C, grid=grid, block=how.block, order=how.order
     )
     return dweight

@@ -20,6 +20,8 @@ from tensor import cuda_elementwise, cuda_fused, cuda_gelu, cuda_matmul, cuda_mo
 from tensor.cuda_layout import FLOAT, Launcher, as_pairs, is_aligned
 from tensor.dtypes import BFLOAT16, FLOAT16, HALVES
 
+BF16 = (BFLOAT16,)  # the half type that some primitives have kernels for
+
 
 def in_float32(
     primitive: Callable[..., Any],
@@ -100,8 +102,30 @@ def gelu_backward(
 ) -> tuple[DeviceArray, DeviceArray | None]:
     """As cuda_gelu.gelu_backward."""
     dy = be.contiguous(dy)
-    own = (BFLOAT16,) if _gelu_takes(kept, b, tanh) and is_aligned(dy) else ()
+    own = BF16 if _gelu_takes(kept, b, tanh) and is_aligned(dy) else ()
     return in_float32(cuda_gelu.gelu_backward, (0, 1), own)(be, dy, kept, b, tanh)
+
+
+def layer_norm(
+    be: Launcher, x: DeviceArray, w: DeviceArray, b: DeviceArray, eps: float
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
+    """As cuda_fused.layer_norm; mean and 1/std are float32."""
+    x, w, b = (be.contiguous(a) for a in (x, w, b))
+    C = x.shape[-1]
+    own = BF16 if is_aligned(x, w, b) and C % 4 == 0 and C <= 16 * 1024 else ()
+    return in_float32(cuda_fused.layer_norm, own=own)(be, x, w, b, eps)
+
+
+def layer_norm_backward(
+    be: Launcher, dy: DeviceArray, x: DeviceArray, w: DeviceArray, mean: DeviceArray,
+    rstd: DeviceArray,
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:  # fmt: skip
+    """As cuda_fused.layer_norm_backward."""
+    dy, x, w = (be.contiguous(a) for a in (dy, x, w))
+    C = x.shape[-1]
+    own = BF16 if is_aligned(dy, x, w) and C % 4 == 0 and C <= 2048 else ()
+    primitive = in_float32(cuda_fused.layer_norm_backward, (0, 1, 2), own)
+    return primitive(be, dy, x, w, mean, rstd)
 
 
 def _gelu_takes(x: DeviceArray, b: DeviceArray | None, tanh: bool) -> bool:

@@ -111,6 +111,51 @@ def test_gelu(order, checked):
 
 
 @runs
+def test_layer_norm(order, checked):
+    there = device(checked)
+    kernels = load("layer_norm.cu", there)
+    for name, rows, C, block in (("vector", 33, 132, 64), ("vector", 2, 1024, 64),
+                                 ("long", 3, 1600, 128)):  # fmt: skip
+        x, w, b, dy = drawn(4, (rows, C), (C,), (C,), (rows, C))
+        y, mean, rstd = there.empty((rows, C), BFLOAT16), there.empty(rows), there.empty(rows)
+        arrays = [there.from_numpy(v) for v in (x, w, b, dy)]
+        grid = -(-rows // (block // 32)) if name == "vector" else rows
+        kernels[f"layer_norm_{name}_bfloat16"](*arrays[:3], y, mean, rstd, rows, C, 1e-5,
+                                               grid=grid, block=block, order=order)
+        wide = exact(x)
+        r = 1 / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
+        h = (wide - wide.mean(1, keepdims=True)) * r
+        near(y.numpy(), h * exact(w) + exact(b), scale=10.0)
+        np.testing.assert_allclose(mean.numpy(), wide.mean(1), atol=1e-6)
+        np.testing.assert_allclose(rstd.numpy(), r[:, 0], rtol=1e-5)
+        parts, dx = there.empty((2, 2 * C)), there.empty((rows, C), BFLOAT16)
+        kernels["layer_norm_backward_vector_bfloat16"](
+            arrays[3], arrays[0], arrays[1], mean, rstd, dx, parts, rows, C, grid=2, block=256,
+            order=order,
+        )  # fmt: skip
+        g = exact(dy) * exact(w)
+        means = g.mean(1, keepdims=True) + h * (g * h).mean(1, keepdims=True)
+        near(dx.numpy(), r * (g - means), scale=10.0)
+        sums = np.concatenate([(exact(dy) * h).sum(0), exact(dy).sum(0)])
+        np.testing.assert_allclose(parts.numpy().sum(0), sums, atol=1e-4)
+
+
+@runs
+def test_gradient_of_an_embedding(order, checked):
+    there = device(checked)
+    kernel = load("embedding.cu", there)["embedding_backward_first_bfloat16"]
+    for n, V, C in ((1, 3, 5), (70, 9, 133)):
+        (dy,) = drawn(5, (n, C))
+        ids = np.random.default_rng(0).integers(0, V, n)
+        dweight = there.from_numpy(np.zeros((V, C), np.uint16).view(BFLOAT16))
+        kernel(there.from_numpy(dy), there.from_numpy(ids), dweight, n, V, C,
+               grid=n * -(-C // 128), block=32, order=order)
+        expected = np.zeros((V, C))
+        np.add.at(expected, ids, exact(dy))
+        near(dweight.numpy(), expected, scale=10.0)
+
+
+@runs
 def test_sums(order, checked):
     there = device(checked)
     kernels = load("reduce.cu", there)
