@@ -3,9 +3,12 @@
     python -m tests.gpu.speed                  all the cases, each in a process of its own; a table
     python -m tests.gpu.speed --case train ours        one of them: a line of JSON
 
-All compute in float32; "torch, tf32" and "torch.compile" are what torch can do beyond that. A step
-of training is forward, backward, clipping of the norm and AdamW; it ends with its loss on the host.
-A step of decoding is one token, chosen on the host. Medians after steps that were not counted.
+float32 unless a name says otherwise. "tf32": products of float32 on tensor cores. "bf16": ours has
+bfloat16 weights and activations with float32 masters, torch its autocast, and both multiply on
+tensor cores; torch's attention is then flash attention. "graph": the launches of ours in one CUDA
+graph. "transformers" is its GPT-2 with SDPA attention. A step of training is forward, backward,
+clipping of the norm and AdamW; it ends with its loss on the host. A step of decoding is one token,
+chosen on the host. Medians after steps that were not counted.
 """
 
 import argparse
@@ -19,6 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+from minigpt import GPT2Config, GPT2LMHeadModel
+from minigpt.evaluation import window_loss
+from tensor import RecordedStep, Tensor, matmul_precision, no_grad, optim
+
 ROOT = Path(__file__).parents[2]
 SIZES = {
     "124M": dict(vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12),
@@ -26,8 +33,11 @@ SIZES = {
 }
 SHAPES = {"124M": {"train": (4, 512), "decode": (1, 64)}, "tiny": {"train": (2, 16),
                                                                   "decode": (1, 8)}}
-LIBRARIES = {"train": ["ours", "torch", "torch-tf32", "torch-compile"],
-             "decode": ["ours", "torch", "torch-tf32"]}
+LIBRARIES = {
+    "train": ["ours", "ours-tf32", "ours-bf16", "ours-bf16-graph", "torch", "torch-tf32",
+              "torch-compile", "torch-bf16-compile"],
+    "decode": ["ours", "ours-bf16", "torch", "torch-tf32", "transformers"],
+}
 Step = Callable[[], object]
 
 
@@ -35,34 +45,48 @@ def draw_ids(size: str, case: str) -> np.ndarray:
     return np.random.default_rng(0).integers(0, SIZES[size]["vocab_size"], SHAPES[size][case])
 
 
-def ours_train(size: str, device: str) -> Step:
-    from minigpt import GPT2Config, GPT2LMHeadModel
-    from tensor import optim
+def ours_model(size: str, device: str, library: str) -> GPT2LMHeadModel:
+    config = GPT2Config(**SIZES[size], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    dtype = "bfloat16" if "bf16" in library else "float32"
+    return GPT2LMHeadModel(config).to(device, dtype)
 
-    model = GPT2LMHeadModel(GPT2Config(**SIZES[size], resid_pdrop=0.0, embd_pdrop=0.0,
-                                       attn_pdrop=0.0)).to(device)
+
+def precision_of(library: str) -> str:
+    """How exactly ours multiplies: a name of `tensor.matmul_precision`."""
+    return next((name for name in ("tf32", "bf16") if name in library), "float32")
+
+
+def ours_train(size: str, device: str, library: str) -> Step:
+    model = ours_model(size, device, library)
+    parameters = list(model.parameters())
     optimizer = optim.AdamW(optim.decay_groups(model, 0.1), lr=1e-3, betas=(0.9, 0.99))
     ids = draw_ids(size, "train")
+    inputs, targets = ids, np.roll(ids, -1, axis=1)
+
+    def gradients(inputs: np.ndarray | Tensor, targets: np.ndarray | Tensor) -> Tensor:
+        loss = window_loss(model, inputs, targets)
+        loss.backward()
+        return loss.detach()
+
+    if "graph" in library:
+        gradients = RecordedStep(gradients, device, parameters)
 
     def step() -> float:
-        loss = model(ids, labels=ids, use_cache=False).loss
-        loss.backward()
-        optim.clip_grad_norm(model.parameters(), 1.0)
+        with matmul_precision(precision_of(library)):
+            loss = gradients(inputs, targets)
+        optim.clip_grad_norm(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         return loss.item()
     return step
 
 
-def ours_decode(size: str, device: str) -> Step:
-    from minigpt import GPT2Config, GPT2LMHeadModel
-    from tensor import no_grad
-
-    model = GPT2LMHeadModel(GPT2Config(**SIZES[size])).to(device).eval()
+def ours_decode(size: str, device: str, library: str) -> Step:
+    model = ours_model(size, device, library).eval()
     state: list = [None, draw_ids(size, "decode")]
 
     def step() -> None:
-        with no_grad():
+        with no_grad(), matmul_precision(precision_of(library)):
             out = model(state[1], past_key_values=state[0], use_cache=True, logits_to_keep=1)
         state[:] = out.past_key_values, out.logits.numpy()[:, -1].argmax(-1)[:, None]
     return step
@@ -83,14 +107,16 @@ def torch_train(size: str, device: str, library: str) -> Step:
     import torch
 
     model, where = torch_model(size, device, library)
-    run = torch.compile(model) if library == "torch-compile" else model
+    run = torch.compile(model) if "compile" in library else model
+    half = torch.autocast(where.type, torch.bfloat16, enabled="bf16" in library)
     groups = [{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
               {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
     ids = torch.tensor(draw_ids(size, "train"), device=where)
 
     def step() -> float:
-        loss = run(ids, labels=ids)
+        with half:
+            loss = run(ids, labels=ids)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -115,12 +141,30 @@ def torch_decode(size: str, device: str, library: str) -> Step:
     return step
 
 
+def transformers_decode(size: str, device: str, library: str) -> Step:
+    import torch
+    import transformers
+
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**SIZES[size])).eval()
+    model = model.to("cuda" if device == "cuda" else "cpu")
+    state: list = [None, torch.tensor(draw_ids(size, "decode"), device=model.device)]
+
+    def step() -> None:
+        with torch.inference_mode():
+            out = model(state[1], past_key_values=state[0], use_cache=True, logits_to_keep=1)
+        state[:] = out.past_key_values, torch.tensor(
+            out.logits[:, -1].cpu().numpy().argmax(-1)[:, None], device=model.device)
+    return step
+
+
+STEPS = {"train": {"ours": ours_train, "torch": torch_train},
+         "decode": {"ours": ours_decode, "torch": torch_decode,
+                    "transformers": transformers_decode}}
+
+
 def measure(case: str, library: str, size: str, device: str, repeats: int) -> dict[str, float]:
     """Seconds a step: the median, the least and the most."""
-    if library == "ours":
-        step = {"train": ours_train, "decode": ours_decode}[case](size, device)
-    else:
-        step = {"train": torch_train, "decode": torch_decode}[case](size, device, library)
+    step = STEPS[case][library.partition("-")[0]](size, device, library)
     for _ in range(3):          # compiles, fills the pool; the first step of decoding is the prompt
         step()
     times = []
@@ -151,17 +195,19 @@ def one(case: str, library: str, arguments: argparse.Namespace) -> dict | str:
 
 def table(arguments: argparse.Namespace) -> bool:
     """Print the table; whether ours ran in every case."""
-    print("| | B x T | ms a step (least to most) | tokens/s | ours beside it |\n|--|--|--|--|--|")
+    print("| | B x T | ms a step (least to most) | tokens/s | ours (float32) beside it |\n|--|--|--|--|--|")
     good = True
     for case, libraries in LIBRARIES.items():
         B, T = SHAPES[arguments.size][case]
         ours = None
-        for library in libraries[: 1 if arguments.ours_only else None]:
-            name = f"{case} {arguments.size}, {library.replace('torch-', 'torch, ')}"
+        for library in libraries:
+            if arguments.ours_only and not library.startswith("ours"):
+                continue
+            name = f"{case} {arguments.size}, {library.replace('-', ', ')}"
             result = one(case, library, arguments)
             if isinstance(result, str):
                 print(f"| {name} | {B} x {T} | failed: {result} | | |", flush=True)
-                good = good and library != "ours"
+                good = good and not library.startswith("ours")
                 continue
             ours = result["tokens_per_s"] if library == "ours" else ours
             ratio = f"{ours / result['tokens_per_s']:.2f}" if ours and library != "ours" else ""
