@@ -195,7 +195,8 @@ def one(case: str, library: str, arguments: argparse.Namespace) -> dict | str:
 
 def table(arguments: argparse.Namespace) -> bool:
     """Print the table; whether ours ran in every case."""
-    print("| | B x T | ms a step (least to most) | tokens/s | ours (float32) beside it |\n|--|--|--|--|--|")
+    print("| | B x T | ms a step (least to most) | tokens/s | ours (float32) beside it |\n"
+          "|--|--|--|--|--|")
     good = True
     for case, libraries in LIBRARIES.items():
         B, T = SHAPES[arguments.size][case]
