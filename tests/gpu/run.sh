@@ -113,8 +113,8 @@ part doctor 60 bash -c "works $device" || summary
 pytest=("$PYTHON" -m pytest -q -p no:cacheprovider -m "slow or not slow" --no-header -rfE)
 part kernels 100 "${pytest[@]}" tests/kernels --deselect tests/kernels/test_nvcc.py \
   --ignore tests/kernels/test_cuda_device.py --ignore tests/kernels/test_emulator.py "${chosen[@]}"
-part model 60 "${pytest[@]}" tests/tensor/test_device.py tests/tensor/test_device_ops.py \
-  tests/minigpt/test_on_device.py tests/minigpt/test_cli_device.py "${few[@]}"
+part model 70 "${pytest[@]}" tests/tensor/test_device.py tests/tensor/test_device_ops.py \
+  tests/minigpt/test_on_device.py tests/minigpt/test_cli_device.py tests/minigpt/test_cuda_graph.py "${few[@]}"
 part golden 40 "${pytest[@]}" tests/minigpt/test_golden.py tests/minigpt/test_golden_heads.py \
   -k $device
 part agreement 60 "$PYTHON" -m tests.gpu.agree --size $size --device $device

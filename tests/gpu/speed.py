@@ -24,6 +24,7 @@ import numpy as np
 
 from minigpt import GPT2Config, GPT2LMHeadModel
 from minigpt.evaluation import window_loss
+from minigpt.recorded_decoding import RecordedDecoding
 from tensor import RecordedStep, Tensor, matmul_precision, no_grad, optim
 
 ROOT = Path(__file__).parents[2]
@@ -34,9 +35,9 @@ SIZES = {
 SHAPES = {"124M": {"train": (4, 512), "decode": (1, 64)}, "tiny": {"train": (2, 16),
                                                                   "decode": (1, 8)}}
 LIBRARIES = {
-    "train": ["ours", "ours-tf32", "ours-bf16", "ours-bf16-graph", "torch", "torch-tf32",
+    "train": ["ours", "ours-graph", "ours-tf32", "ours-bf16", "ours-bf16-graph", "torch", "torch-tf32",
               "torch-compile", "torch-bf16-compile"],
-    "decode": ["ours", "ours-bf16", "torch", "torch-tf32", "transformers"],
+    "decode": ["ours", "ours-graph", "ours-bf16", "torch", "torch-tf32", "transformers"],
 }
 Step = Callable[[], object]
 
@@ -83,12 +84,21 @@ def ours_train(size: str, device: str, library: str) -> Step:
 
 def ours_decode(size: str, device: str, library: str) -> Step:
     model = ours_model(size, device, library).eval()
+    recorded = RecordedDecoding(model) if "graph" in library else None
+    places = SIZES[size]["n_positions"]
     state: list = [None, draw_ids(size, "decode")]
 
     def step() -> None:
+        cache, ids = state
         with no_grad(), matmul_precision(precision_of(library)):
-            out = model(state[1], past_key_values=state[0], use_cache=True, logits_to_keep=1)
-        state[:] = out.past_key_values, out.logits.numpy()[:, -1].argmax(-1)[:, None]
+            if recorded is not None and cache is not None:
+                logits = recorded(ids, np.full_like(ids, cache.get_seq_length()))
+            else:
+                out = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                cache, logits = out.past_key_values, out.logits.numpy()[:, -1]
+                if recorded is not None:
+                    recorded.start(cache, np.ones((len(ids), places)))
+        state[:] = cache, logits.argmax(-1)[:, None]
     return step
 
 
@@ -165,7 +175,7 @@ STEPS = {"train": {"ours": ours_train, "torch": torch_train},
 def measure(case: str, library: str, size: str, device: str, repeats: int) -> dict[str, float]:
     """Seconds a step: the median, the least and the most."""
     step = STEPS[case][library.partition("-")[0]](size, device, library)
-    for _ in range(3):          # compiles, fills the pool; the first step of decoding is the prompt
+    for _ in range(4):  # compile, fill the pool, record; the first step of decoding is the prompt
         step()
     times = []
     for _ in range(repeats):
