@@ -14,7 +14,7 @@ import pytest
 from kernels.recording import RecordingError
 from minigpt import GPT2Config, GPT2LMHeadModel
 from minigpt.cli import main
-from tensor import RecordedStep, Tensor, cuda_fused, cuda_moving, manual_seed
+from tensor import RecordedStep, Tensor, cuda_fused, cuda_moving, dropout, manual_seed
 from tensor.devices import get_backend
 from tests.kernels.devices import NAME, needs_device
 from tests.minigpt.training_helpers import SMALL, TEXT, start, weights
@@ -52,8 +52,9 @@ def run(config, out, steps=10):
         {"grad_clip": 0.1},
         {"grad_accumulation": 2, "n_layer": 2, "batch_size": 2, "order": "epochs"},
         {"recompute": True},
+        {"dtype": "bfloat16", "freeze": "transformer.wpe.*"},
     ],
-    ids=["clipped", "accumulated", "recomputed"],
+    ids=["clipped", "accumulated", "recomputed", "bfloat16"],
 )
 def test_ten_steps_have_the_same_bits(tmp_path, text, changes):
     config = SMALL.replace(device=NAME, data=text, weight_decay=0.1, **changes)
@@ -82,6 +83,18 @@ def test_a_step_that_asks_for_a_number_cannot_be_recorded():
         step(x.numpy())
     with pytest.raises(RecordingError, match="has failed"):
         step(x.numpy())
+
+
+def test_masks_are_those_of_the_generator():
+    """Several processes set its seed anew for each step (`train_step.begin_step`)."""
+    x = np.ones(1000, np.float32)
+    step = RecordedStep(lambda x: dropout(dropout(x, 0.5), 0.1), NAME)
+    for seed in (5, 2**63, 7, 7):
+        manual_seed(seed)
+        expected = [dropout(dropout(Tensor(x), 0.5), 0.1).numpy() for _ in range(2)]
+        manual_seed(seed)
+        for mask in expected:
+            np.testing.assert_array_equal(step(x).numpy(), mask)
 
 
 def test_inputs_keep_their_shapes():
