@@ -82,8 +82,8 @@ def gradients(name: str, layers: int) -> str:
     def update() -> None:
         optim.clip_grad_norm(parameters, 1e-3)
         optimizer.step()
-    count = launches(update)
-    return f"{text}\n| {name}: clipping and AdamW | {count} | {count} | {milliseconds(update):.1f} | |"
+    count = f"{launches(update)} | {launches(update)}"
+    return f"{text}\n| {name}: clipping and AdamW | {count} | {milliseconds(update):.1f} | |"
 
 
 def token(name: str, layers: int) -> str:
