@@ -14,6 +14,9 @@
 //                  2018); at the end the warps' results are merged. For decoding, where a query a
 //                  head is all there is: k and v are read once, by many warps. D <= 256; shared
 //                  memory blockDim.x / 32 * D floats. Up to 256 threads, for the registers.
+//                  attention_rows_bf16 reads q, k and v as bfloat16 and writes the results as such.
+#include <cuda_bf16.h>
+
 #include "attention.cuh"
 
 // --- plain: scores in memory. The first of a row's columns of a thread, and the step to the next:
@@ -112,47 +115,40 @@ extern "C" __global__ void attention_softmax_backward_warp(
 
 // --- a block a query
 
-extern "C" __global__ void __launch_bounds__(256, 2) attention_rows(
-        const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
-        const float* __restrict__ OPTIONAL bias, float* __restrict__ out, float* __restrict__ top,
-        float* __restrict__ inverse, int heads, int H, int T, int S, int D, Dims q_strides,
-        Dims k_strides, Dims v_strides, Dims out_strides, Dims bias_strides, float scale,
-        int causal, int dropping, unsigned long long seed, unsigned long long draw,
-        unsigned threshold, float factor) {
+template <class Element>
+__device__ void attend_rows(Matrix<const Element> q, Matrix<const Element> keys,
+                            Matrix<const Element> values, Matrix<Element> out, float* top,
+                            float* inverse, const Head& head, int t, int D, float scale) {
     extern __shared__ float part[];  // (warps, D): each warp's weighted values
     __shared__ float tops[32];
     __shared__ float sums[32];
     __shared__ float query[256];
     int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
-    int number = blockIdx.x / T, t = blockIdx.x % T;
-    Head head(bias, bias_strides, number, H, T, S, causal, dropping, seed, draw, threshold, factor);
-    const float* q_row = Input(q, q_strides, head).row(t);
-    Input keys(k, k_strides, head), values(v, v_strides, head);
-    for (int d = threadIdx.x; d < D; d += blockDim.x) query[d] = q_row[d] * scale;
+    for (int d = threadIdx.x; d < D; d += blockDim.x) query[d] = float(q.row(t)[d]) * scale;
     __syncthreads();
 
-    Philox random(seed, draw);
+    Philox random(head.seed, head.draw);
     int seen = head.seen(t);
     float max = -INFINITY, sum = 0.0f, o[8] = {};
     for (int s0 = warp * 32; s0 < seen; s0 += warps * 32) {
         int s = s0 + lane;
         float product = 0.0f;
         if (s < seen)
-            for (int d = 0; d < D; d++) product += query[d] * keys.row(s)[d];
+            for (int d = 0; d < D; d++) product += query[d] * float(keys.row(s)[d]);
         float score = head.score(product, t, s);
         float higher = fmaxf(max, warp_max(score));
         float shrink = max == higher ? 1.0f : expf(max - higher), p = exp_below(score, higher);
         max = higher;
         sum = sum * shrink + p;
-        if (dropping) p *= head.kept(random, t, s);
+        if (head.dropping) p *= head.kept(random, t, s);
 #pragma unroll
         for (int i = 0; i < 8; i++) o[i] *= shrink;
         for (int j = 0; j < min(32, seen - s0); j++) {
             float weight = __shfl_sync(0xffffffffu, p, j);
-            const float* value = values.row(s0 + j);
+            const Element* value = values.row(s0 + j);
 #pragma unroll
             for (int i = 0; i < 8; i++)
-                if (lane + 32 * i < D) o[i] += weight * value[lane + 32 * i];
+                if (lane + 32 * i < D) o[i] += weight * float(value[lane + 32 * i]);
         }
     }
     sum = warp_sum(sum);
@@ -170,7 +166,32 @@ extern "C" __global__ void __launch_bounds__(256, 2) attention_rows(
         float value = 0.0f;
         for (int w = 0; w < warps; w++)
             value += Online::rescaled(part[w * D + d], tops[w], max);
-        Output(out, out_strides, head).row(t)[d] = value * inv;
+        out.row(t)[d] = Element(value * inv);
     }
-    if (threadIdx.x == 0) top[blockIdx.x] = max, inverse[blockIdx.x] = inv;
+    if (threadIdx.x == 0) top[head.row() + t] = max, inverse[head.row() + t] = inv;
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) attention_rows(
+        const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
+        const float* __restrict__ OPTIONAL bias, float* __restrict__ out, float* __restrict__ top,
+        float* __restrict__ inverse, int heads, int H, int T, int S, int D, Dims q_strides,
+        Dims k_strides, Dims v_strides, Dims out_strides, Dims bias_strides, float scale,
+        int causal, int dropping, unsigned long long seed, unsigned long long draw,
+        unsigned threshold, float factor) {
+    Head head(bias, bias_strides, blockIdx.x / T, H, T, S, causal, dropping, seed, draw, threshold,
+              factor);
+    attend_rows(Matrix(q, q_strides, head), Matrix(k, k_strides, head), Matrix(v, v_strides, head),
+                Matrix(out, out_strides, head), top, inverse, head, blockIdx.x % T, D, scale);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) attention_rows_bf16(
+        const __nv_bfloat16* __restrict__ q, const __nv_bfloat16* __restrict__ k,
+        const __nv_bfloat16* __restrict__ v, const float* __restrict__ OPTIONAL bias,
+        __nv_bfloat16* __restrict__ out, float* __restrict__ top, float* __restrict__ inverse,
+        int heads, int H, int T, int S, int D, Dims q_strides, Dims k_strides, Dims v_strides,
+        Dims out_strides, Dims bias_strides, float scale, int causal, int dropping,
+        unsigned long long seed, unsigned long long draw, unsigned threshold, float factor) {
+    Head head(bias, bias_strides, blockIdx.x / T, H, T, S, causal, dropping, seed, draw, threshold,
+              factor);
+    attend_rows(Matrix(q, q_strides, head), Matrix(k, k_strides, head), Matrix(v, v_strides, head),
+                Matrix(out, out_strides, head), top, inverse, head, blockIdx.x % T, D, scale);
 }

@@ -101,7 +101,7 @@ def attention(version: str, block: int, heads: int, T: int) -> int:
     """Of attention_tiles_…, attention_mma_… and attention_rows; heads: B H. The backward's kernels
     have as many with T, or with S for T, rows.
     """
-    return heads * (T if version == "attention_rows" else ceil_div(T, block // 2))
+    return heads * (T if version.startswith("attention_rows") else ceil_div(T, block // 2))
 
 
 def attention_softmax(version: str, block: int, rows: int) -> int:

@@ -18,13 +18,15 @@ from tensor import cuda_moving
 from tensor.backend import DropoutMask
 from tensor.cuda_launch import Version, random_numbers
 from tensor.cuda_layout import Launcher, is_aligned
-from tensor.cuda_matmul import product
+from tensor.cuda_matmul import multiplies_bfloat16, product
 from tensor.dtypes import BFLOAT16
+from tensor.precision import current_matmul_precision
 from tensor.random import threshold
 
 FEW_QUERIES = 4  # up to so many, a block a query is better than a tile, which holds 64
 LARGEST_TILE = 128  # the largest D that the tiles take
 LARGEST_ROW = 256  # the largest that a block a query takes
+LARGEST_MMA_BACKWARD = 64  # the largest whose gradient the tensor cores compute
 
 
 def attention(
@@ -42,14 +44,15 @@ def attention(
     """softmax(q k^T * scale + bias) v; the weights after dropout where wanted; and each row's
     maximum and 1 / sum, (B, H, T) each, for the backward.
 
-    All arrays are float32; or, in the versions whose names have "bf16_storage", q, k, v and the
-    results are bfloat16.
+    All arrays are float32, or, where `takes_bfloat16`, q, k, v and the results are bfloat16.
+    Products are rounded as `tensor.precision` says: "tf32" and "bf16" have tiles of their own, and
+    "3xtf32" is left to float32.
     """
     B, H, T, D = q.shape
     S = k.shape[2]
     q, k, v = (_lying(be, x) for x in (q, k, v))
     top, inverse = be.empty((B, H, T)), be.empty((B, H, T))
-    how = version or _best(be, T, D, want_weights)
+    how = version or _best(be, T, D, q.dtype, want_weights)
     if "softmax" in how.name:
         weights = product(be, q, k, None, False, True)  # (B, H, T, S)
         _softmax(be, how, weights, bias, top, inverse, scale, causal, dropout)
@@ -57,7 +60,7 @@ def attention(
         return out, weights if want_weights else None, (top, inverse)
     out = _empty_heads(be, B, H, T, D, q.dtype)
     if out.size:
-        tiles = how.name != "attention_rows"
+        tiles = not how.name.startswith("attention_rows")
         be.kernel(_file(how.name), how.name)(
             q.strided, k.strided, v.strided, _strided(bias), out.strided, top, inverse, B * H, H, T,
             Changing(S, "length"), D, *(x.strides[:3] for x in (q, k, v, out)),
@@ -94,7 +97,7 @@ def attention_backward(
     plain = dweights is not None or D > LARGEST_TILE
     how = version or (
         Version("attention_softmax_backward_warp", be.threads) if plain else
-        Version("attention_tiles_backward", 64)
+        _best_backward(D, q.dtype)
     )  # fmt: skip
     if not how.name.startswith("attention_softmax"):
         return _tiles_backward(be, how, dout, q, k, v, out, bias, scale, causal, dropout, stats)
@@ -161,12 +164,35 @@ def _tiles_backward(
     return dq, dk, dv
 
 
-def _best(be: Launcher, T: int, D: int, want_weights: bool) -> Version:
+def takes_bfloat16(be: Launcher, D: int, backward: bool) -> bool:
+    """Whether there is a kernel for arrays of bfloat16, where no weights are wanted."""
+    return multiplies_bfloat16(be) and D <= (LARGEST_MMA_BACKWARD if backward else LARGEST_ROW)
+
+
+def _mma(dtype: np.dtype) -> str:
+    """The precision of the tensor cores that is asked for, or nothing."""
+    if dtype == BFLOAT16:
+        return "bf16_storage"
+    precision = current_matmul_precision()
+    return precision if precision in ("tf32", "bf16") else ""
+
+
+def _best(be: Launcher, T: int, D: int, dtype: np.dtype, want_weights: bool) -> Version:
     if want_weights or D > LARGEST_ROW:
         return Version("attention_softmax_warp", be.threads)
-    if T <= FEW_QUERIES or D > LARGEST_TILE:
-        return Version("attention_rows", be.threads)  # whatever S: see recorded_step.py
+    if T <= FEW_QUERIES or D > LARGEST_TILE:  # a block of one size, whatever S: recorded_step.py
+        name = "attention_rows_bf16" if dtype == BFLOAT16 else "attention_rows"
+        return Version(name, be.threads)
+    if precision := _mma(dtype):
+        return Version(f"attention_mma_{precision}_{_tile(D)}", 128)
     return Version(f"attention_tiles_{_tile(D)}", 128 if D <= 64 else 64)
+
+
+def _best_backward(D: int, dtype: np.dtype) -> Version:
+    precision = _mma(dtype) if D <= LARGEST_MMA_BACKWARD else ""
+    if precision:
+        return Version(f"attention_mma_backward_{precision}", 128)
+    return Version("attention_tiles_backward", 64)
 
 
 def _file(name: str) -> str:

@@ -23,7 +23,6 @@ from kernels.device import get_device
 from kernels.launch import Kernel, load
 from kernels.recording import Recording
 from tensor import (
-    cuda_attention,
     cuda_elementwise,
     cuda_fused,
     cuda_half,
@@ -197,8 +196,8 @@ class CudaBackend:
     cross_entropy = in_float32(cuda_fused.cross_entropy, ())
     cross_entropy_backward = in_float32(cuda_fused.cross_entropy_backward)
     dropout = in_float32(cuda_fused.dropout)
-    attention = in_float32(cuda_attention.attention, (0, 1))
-    attention_backward = in_float32(cuda_attention.attention_backward, (0, 1, 2))
+    attention = cuda_half.attention
+    attention_backward = cuda_half.attention_backward
 
     # --- in place
 

@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from kernels.array import DeviceArray, contiguous_strides
-from tensor import cuda_elementwise, cuda_fused, cuda_gelu, cuda_matmul, cuda_moving
+from tensor import (
+    cuda_attention,
+    cuda_elementwise,
+    cuda_fused,
+    cuda_gelu,
+    cuda_matmul,
+    cuda_moving,
+)
+from tensor.backend import DropoutMask
 from tensor.cuda_layout import FLOAT, Launcher, as_pairs, is_aligned
 from tensor.dtypes import BFLOAT16, FLOAT16, HALVES
 
@@ -62,6 +70,39 @@ def multiplied(primitive: Callable[..., Any]) -> Callable[..., Any]:
         return (primitive if narrow else wide)(be, *arguments, **options)
 
     return call
+
+
+def attention(
+    be: Launcher, q: DeviceArray, k: DeviceArray, v: DeviceArray, bias: DeviceArray | None,
+    scale: float, causal: bool, dropout: DropoutMask | None, want_weights: bool,
+) -> tuple[DeviceArray, DeviceArray | None, Any]:  # fmt: skip
+    """As `cuda_attention.attention`; of bfloat16 as it is where there is a kernel for that."""
+    compute = in_float32(cuda_attention.attention, (0, 1))
+    if not want_weights and _as_it_is(be, q, k, v):
+        bias, compute = _wide(be, bias), cuda_attention.attention
+    return compute(be, q, k, v, bias, scale, causal, dropout, want_weights)
+
+
+def attention_backward(
+    be: Launcher, dout: DeviceArray, dweights: DeviceArray | None, q: DeviceArray, k: DeviceArray,
+    v: DeviceArray, out: DeviceArray, bias: DeviceArray | None, *options: Any,
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:  # fmt: skip
+    """The same of `cuda_attention.attention_backward`."""
+    compute = in_float32(cuda_attention.attention_backward, (0, 1, 2))
+    if dweights is None and _as_it_is(be, q, k, v, dout, out, backward=True):
+        bias, compute = _wide(be, bias), cuda_attention.attention_backward
+    return compute(be, dout, dweights, q, k, v, out, bias, *options)
+
+
+def _as_it_is(be: Launcher, *heads: DeviceArray, backward: bool = False) -> bool:
+    """Whether attention has a kernel for these arrays (B, H, T or S, D) of bfloat16."""
+    return all(x.dtype == BFLOAT16 for x in heads) and cuda_attention.takes_bfloat16(
+        be, heads[0].shape[-1], backward
+    )
+
+
+def _wide(be: Launcher, x: DeviceArray | None) -> DeviceArray | None:
+    return x if x is None or not _is_half(x) else cuda_moving.cast(be, x, FLOAT)
 
 
 def _is_half(argument: Any) -> bool:

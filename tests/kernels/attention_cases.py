@@ -88,7 +88,7 @@ def check(
         0, (B, H, T, D), (B, H, S, D), (B, H, S, D), (B, H, T, D), (B, H, T, S))
     dweights = dweights if weights else None
     dtype = FLOAT32
-    if forward and "storage" in forward.name:
+    if forward and ("storage" in forward.name or forward.name == "attention_rows_bf16"):
         dtype = BFLOAT16
         q, k, v, dout = (widened(converted(x, dtype)) for x in (q, k, v, dout))
     scale = 0.7 / math.sqrt(D)
