@@ -23,6 +23,9 @@
 //                      twice. For comparison: it has to know dy beforehand, and a forward pass does
 //                      not; to multiply later by a dy that is not 1 costs more than it saves.
 //
+// …_vector_bfloat16   logits and dlogits in bfloat16, whose packs of four are 8 bytes; computed in
+//                     float32, like the losses.
+//
 // cross_entropy_mean  The mean of the rows' losses, by one block, in float64: as many numbers as
 //                     there are rows. blockDim.x threads, any number; their order is fixed.
 //
@@ -42,11 +45,12 @@ __device__ inline float log_sum_exp(float max, float sum) {
 }
 
 // What the forward pass leaves of a row.
-__device__ inline void keep_row(const float* x, long long target, long long ignore, long long row,
+template <class T>
+__device__ void keep_row(const T* x, long long target, long long ignore, long long row,
                                 float max, float sum, float* lse, float* losses) {
     float log_sum = log_sum_exp(max, sum);
     lse[row] = log_sum;
-    losses[row] = target == ignore ? 0.0f : log_sum - x[target];
+    losses[row] = target == ignore ? 0.0f : log_sum - float(x[target]);
 }
 
 extern "C" __global__ void cross_entropy_naive(
@@ -73,16 +77,27 @@ extern "C" __global__ void cross_entropy_block(
         keep_row(x, targets[row], ignore, row, own.max, own.sum, lse, losses);
 }
 
-extern "C" __global__ void cross_entropy_vector(
-        const float* __restrict__ logits, const long long* __restrict__ targets,
-        float* __restrict__ lse, float* __restrict__ losses, int rows, int V, long long ignore) {
+template <class T>
+__device__ void forward_quads(const T* logits, const long long* targets, float* lse, float* losses,
+                              int V, long long ignore) {
     long long row = blockIdx.x;
-    const float* x = logits + row * V;
+    const T* x = logits + row * V;
     Online own;
     own.add_row(x, V);
     own = block_merge(own);
     if (threadIdx.x == 0)
         keep_row(x, targets[row], ignore, row, own.max, own.sum, lse, losses);
+}
+
+extern "C" __global__ void cross_entropy_vector(
+        const float* __restrict__ logits, const long long* __restrict__ targets,
+        float* __restrict__ lse, float* __restrict__ losses, int rows, int V, long long ignore) {
+    forward_quads(logits, targets, lse, losses, V, ignore);
+}
+extern "C" __global__ void cross_entropy_vector_bfloat16(
+        const __nv_bfloat16* __restrict__ logits, const long long* __restrict__ targets,
+        float* __restrict__ lse, float* __restrict__ losses, int rows, int V, long long ignore) {
+    forward_quads(logits, targets, lse, losses, V, ignore);
 }
 
 extern "C" __global__ void cross_entropy_mean(const float* __restrict__ losses,
@@ -117,18 +132,18 @@ struct Row {
         return (expf(x - lse) - (v == target ? 1.0f : 0.0f)) * factor;
     }
     // Four at a time, the last ones first: they are the ones that a walk before this one read last.
-    __device__ void gradient(const float* x, float* dx, int V) const {
+    template <class T> __device__ void gradient(const T* x, T* dx, int V) const {
         Quads quads(x, V);
-        const Pack<4>* from = packs_of<4>(x + quads.before);
-        Pack<4>* to = packs_of<4>(dx + quads.before);
+        const T* from = x + quads.before;
+        T* to = dx + quads.before;
         for (int i = quads.count - 1 - (int)threadIdx.x; i >= 0; i -= blockDim.x) {
-            Pack<4> four = from[i];
+            Pack<4> four = load_pack<4>(from, i);
             for (int j = 0; j < 4; j++)
                 four.v[j] = this->dx(four.v[j], quads.before + 4 * i + j);
-            to[i] = four;
+            store_pack(to, i, four);
         }
         int left = quads.left(threadIdx.x);
-        if (left < V) dx[left] = this->dx(x[left], left);
+        if (left < V) dx[left] = T(this->dx(float(x[left]), left));
     }
 };
 
@@ -159,6 +174,16 @@ extern "C" __global__ void cross_entropy_backward_vector(
         const float* __restrict__ dy, const float* __restrict__ logits,
         const long long* __restrict__ targets, const float* __restrict__ lse,
         const float* __restrict__ count, float* __restrict__ dlogits, int rows, int V,
+        long long ignore) {
+    long long at = blockIdx.x;
+    Row row(lse[at], dy[0] / count[0], targets[at], ignore);
+    row.gradient(logits + at * V, dlogits + at * V, V);
+}
+
+extern "C" __global__ void cross_entropy_backward_vector_bfloat16(
+        const float* __restrict__ dy, const __nv_bfloat16* __restrict__ logits,
+        const long long* __restrict__ targets, const float* __restrict__ lse,
+        const float* __restrict__ count, __nv_bfloat16* __restrict__ dlogits, int rows, int V,
         long long ignore) {
     long long at = blockIdx.x;
     Row row(lse[at], dy[0] / count[0], targets[at], ignore);

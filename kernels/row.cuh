@@ -60,14 +60,17 @@ struct Block {
     __device__ static Sums sums(float a, float b) { return block_sums(a, b); }
 };
 
-// A row of 50257 floats begins at a multiple of 16 bytes only every fourth time. So: how many of its
-// columns come `before` the first multiple, and the `count` of packs of four that follow. What is
-// left at the two ends, at most six columns, the first threads take one by one.
+// A row of 50257 floats begins at a multiple of 16 bytes only every fourth time, as one of halves at
+// a multiple of 8. So: how many of its columns come `before` the first multiple, and the `count` of
+// packs of four that follow. What is left at the two ends, at most six columns, the first threads
+// take one by one.
 struct Quads {
     int before, count;
-    __device__ Quads(const float* x, int cols)
-        : before(min(cols, int((16 - reinterpret_cast<size_t>(x) % 16) / 4 % 4))),
-          count((cols - before) / 4) {}
+    template <class T> __device__ Quads(const T* x, int cols) {
+        int size = sizeof(T), off = int(reinterpret_cast<size_t>(x) % (4 * size));
+        before = min(cols, (4 * size - off) / size % 4);
+        count = (cols - before) / 4;
+    }
     // The k-th of the columns left over; `cols` or more where there are not so many.
     __device__ int left(int k) const { return k < before ? k : k + 4 * count; }
 };
@@ -101,12 +104,12 @@ struct Online {
         }
     }
     // This thread's share of a row that its block works on, four at a time.
-    __device__ void add_row(const float* x, int cols) {
+    template <class T> __device__ void add_row(const T* x, int cols) {
         Quads quads(x, cols);
-        const Pack<4>* x4 = packs_of<4>(x + quads.before);
-        for (int i = threadIdx.x; i < quads.count; i += blockDim.x) add(x4[i]);
+        const T* packs = x + quads.before;
+        for (int i = threadIdx.x; i < quads.count; i += blockDim.x) add(load_pack<4>(packs, i));
         int left = quads.left(threadIdx.x);
-        if (left < cols) add(x[left]);
+        if (left < cols) add(float(x[left]));
     }
     __device__ static float rescaled(float sum, float from, float to) {
         return from == to ? sum : sum * expf(from - to);  // -inf to -inf is no change

@@ -193,8 +193,8 @@ class CudaBackend:
     log_softmax_backward = in_float32(cuda_fused.log_softmax_backward)
     layer_norm = cuda_half.layer_norm
     layer_norm_backward = cuda_half.layer_norm_backward
-    cross_entropy = in_float32(cuda_fused.cross_entropy, ())
-    cross_entropy_backward = in_float32(cuda_fused.cross_entropy_backward)
+    cross_entropy = cuda_half.cross_entropy
+    cross_entropy_backward = cuda_half.cross_entropy_backward
     dropout = in_float32(cuda_fused.dropout)
     attention = cuda_half.attention
     attention_backward = cuda_half.attention_backward

@@ -226,12 +226,12 @@ def cross_entropy(
     """(N, V), (N,) -> mean loss (), log-sum-exp (N,), the number of targets that count ()."""
     logits, targets = be.contiguous(logits), _long(be, targets)
     rows, V = logits.shape
-    lse, losses = be.empty((rows,), logits.dtype), be.empty((rows,), logits.dtype)
-    loss, count = be.empty((), logits.dtype), be.empty((), logits.dtype)
-    usual = _cross_entropy_version(be, "cross_entropy", logits)
-    how = version or tuned(be, "cross_entropy", (rows, V), usual)
+    lse, losses, loss, count = (be.empty(shape) for shape in ((rows,), (rows,), (), ()))
+    how = version or _cross_entropy_version(be, "cross_entropy", logits)
+    if version is None and logits.dtype == FLOAT:
+        how = tuned(be, "cross_entropy", (rows, V), how)
     if rows:
-        be.kernel("cross_entropy.cu", how.name)(
+        be.kernel("cross_entropy.cu", for_type(how.name, logits.dtype))(
             logits, targets, lse, losses, rows, V, ignore,
             grid=grids.over_rows(how.name, how.block, rows), block=how.block, order=how.order,
         )  # fmt: skip
@@ -258,7 +258,7 @@ def cross_entropy_backward(
     dlogits = be.empty(logits.shape, logits.dtype)
     if dlogits.size:
         how = version or _cross_entropy_version(be, "cross_entropy_backward", logits)
-        be.kernel("cross_entropy.cu", how.name)(
+        be.kernel("cross_entropy.cu", for_type(how.name, logits.dtype))(
             dy, logits, targets, lse, count, dlogits, rows, V, ignore,
             grid=grids.cross_entropy_backward(how.name, how.block, rows, V), block=how.block,
             order=how.order,

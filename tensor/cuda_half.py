@@ -169,6 +169,27 @@ def layer_norm_backward(
     return primitive(be, dy, x, w, mean, rstd)
 
 
+def cross_entropy(
+    be: Launcher, logits: DeviceArray, targets: DeviceArray, ignore: int
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
+    """As cuda_fused.cross_entropy; its results are float32."""
+    logits = be.contiguous(logits)
+    own = BF16 if is_aligned(logits) else ()
+    return in_float32(cuda_fused.cross_entropy, (), own)(be, logits, targets, ignore)
+
+
+def cross_entropy_backward(
+    be: Launcher, dy: DeviceArray, logits: DeviceArray, targets: DeviceArray, ignore: int,
+    lse: DeviceArray, count: DeviceArray,
+) -> DeviceArray:  # fmt: skip
+    """As cuda_fused.cross_entropy_backward."""
+    logits = be.contiguous(logits)
+    primitive = in_float32(
+        cuda_fused.cross_entropy_backward, own=BF16 if is_aligned(logits) else ()
+    )
+    return primitive(be, dy, logits, targets, ignore, lse, count)
+
+
 def _gelu_takes(x: DeviceArray, b: DeviceArray | None, tanh: bool) -> bool:
     """Is there a kernel of bfloat16? Of GPT-2's form, four elements at a time."""
     return x.dtype == BFLOAT16 and tanh and cuda_gelu.in_fours(x, b)

@@ -156,6 +156,32 @@ def test_gradient_of_an_embedding(order, checked):
 
 
 @runs
+def test_cross_entropy(order, checked):
+    there = device(checked)
+    kernels = load("cross_entropy.cu", there)
+    for rows, V in ((1, 1), (5, 65), (3, 1003), (2, 7)):
+        (x,) = drawn(6, (rows, V))
+        targets = np.random.default_rng(0).integers(0, V, rows)
+        targets[-1] = targets[-1] if rows == 1 else -100
+        logits, wanted = there.from_numpy(x), there.from_numpy(targets)
+        lse, losses, count = there.empty(rows), there.empty(rows), there.from_numpy(np.float32(2))
+        kernels["cross_entropy_vector_bfloat16"](logits, wanted, lse, losses, rows, V, -100,
+                                                 grid=rows, block=64, order=order)
+        wide, counts = exact(x), targets >= 0
+        exact_lse = np.log(np.exp(wide).sum(1))
+        np.testing.assert_allclose(lse.numpy(), exact_lse, rtol=1e-5, atol=1e-6)
+        chosen = wide[np.arange(rows), np.where(counts, targets, 0)]
+        np.testing.assert_allclose(losses.numpy(), (exact_lse - chosen) * counts, atol=1e-5)
+        dy, dx = there.from_numpy(np.float32(3)), there.empty((rows, V), BFLOAT16)
+        kernels["cross_entropy_backward_vector_bfloat16"](
+            dy, logits, wanted, lse, count, dx, rows, V, -100, grid=rows, block=64, order=order
+        )
+        one_hot = (np.arange(V) == targets[:, None]) * 1.0
+        p = np.exp(wide - exact_lse[:, None])
+        near(dx.numpy(), (p - one_hot) * counts[:, None] * 1.5, scale=10.0)
+
+
+@runs
 def test_sums(order, checked):
     there = device(checked)
     kernels = load("reduce.cu", there)
