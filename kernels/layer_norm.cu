@@ -21,6 +21,11 @@
 // layer_norm_long       For long rows: a block holds the row in its registers, up to 16 columns a
 //                       thread, 16384 in all; conditions as for _vector.
 //
+// add_layer_norm_vector, add_layer_norm_long
+//                       The same of x + r, which is stored, too: the sum of a residual stream and
+//                       of what a layer adds to it is normalised while it is in registers, and not
+//                       read back: 4 walks over arrays of that size, not 5. r, sum (rows, C).
+//
 // layer_norm_backward_naive    dx: one thread a row.
 // layer_norm_backward_rows     dx: one block a row, of any length.
 // layer_norm_backward_columns  dw and db: one thread a column, walking down all rows. Goes with
@@ -31,21 +36,22 @@
 //                              dy twice. Its sums go to `parts` (gridDim.x, 2 C).
 // layer_norm_backward_vector   The same with everything in registers, four columns in one load: x
 //                              and dy are read once, w once a block, and dw and db stay out of
-//                              shared memory. Up to 8 columns a thread, 2048 in all; C % 4 == 0; all
-//                              arrays at multiples of 16 bytes.
+//                              shared memory. Up to 8 columns a thread, 2048 in all; C % 4 == 0;
+//                              all arrays at multiples of 16 bytes. plus (rows, C) is added to dx:
+//                              what x, a residual stream, has as a gradient already; or null.
 // layer_norm_backward_sum      … and here the rows of `parts` are added up, in their order: no
 //                              atomics, so the same bits each time. 32 columns a block; its warps
 //                              share the rows.
 //
-// …_bfloat16: of _vector, _long and backward_vector, with all arrays but mean, rstd and parts in
+// …_bfloat16: of _vector, _long, add_… and backward_vector, with all arrays but mean, rstd and parts in
 // bfloat16, whose packs of four are 8 bytes; computed in float32.
 //
 // blockDim.x: whole warps but for _naive and _columns; _registers, _vector at most 256.
 //
 // What the emulator counts for 64 rows of 768 columns: loads and stores a warp gives, and the memory
-// that they touch when no cache helps, in arrays of that size. With a cache that keeps all, each
-// version reads x (and dy) once, but for _columns, which makes that twice. Of the forward's reads 2
-// are w and b, which a cache keeps; backward, 8 blocks leave their sums, which are 0.25.
+// they touch when no cache helps, in arrays of that size. With a cache that keeps all, each version
+// reads x (and dy) once, but for _columns, which makes that twice. Of the forward's reads 2 are w
+// and b, which a cache keeps; backward, 8 blocks leave their sums, which are 0.25.
 //
 //               loads, stores   read   written                    loads, stores   read   written
 //   naive               9,220   24.5         8     naive                 10,756   32.5         8
@@ -54,9 +60,11 @@
 //   vector              1,664      3         1     block                 11,904    6.1      1.25
 //   block               9,344      5         1     vector                 1,680    2.2      1.25
 //   long                1,664      3         1      … and sum               432   0.25         0
+//   add_…               2,432      4         2     (add, then vector: 2,816      5         2)
 //
-// The registers of _vector, both ways, are at most 64 a thread: 32 warps share a multiprocessor, and
-// 3 KB of each are on their way from memory at a time.
+// The registers of _vector are at most 64 a thread, both ways, so that 32 warps share a
+// multiprocessor, and 3 KB of each are on their way from memory at a time; of add_…_vector, 72.
+#include "common.cuh"
 #include "row.cuh"
 
 // What a second walk makes of the first one's mean m, from the sums of x - m and of its square: the
@@ -90,20 +98,38 @@ __device__ void forward_walks(const float* x, const float* w, const float* b, fl
     if (Team::first() == 0) mean[row] = m + moments.shift, rstd[row] = moments.rstd;
 }
 
+// Where a row comes from: from memory, or it is the sum of two, and stored; of bfloat16, as rounded.
+template <int WIDTH, class T> struct Given {
+    const T* x;
+    __device__ void go_to(long long element) { x += element; }
+    __device__ Pack<WIDTH> pack(int p) const { return load_pack<WIDTH>(x, p); }
+};
+template <int WIDTH, class T> struct Summed {
+    const T *x, *r;
+    T* sum;
+    __device__ void go_to(long long element) { x += element, r += element, sum += element; }
+    __device__ Pack<WIDTH> pack(int p) const {
+        Pack<WIDTH> s = load_pack<WIDTH>(x, p), more = load_pack<WIDTH>(r, p);
+        for (int j = 0; j < WIDTH; j++) s.v[j] = float(T(s.v[j] + more.v[j]));
+        store_pack(sum, p, s);
+        return s;
+    }
+};
+
 // registers, vector and long: each thread of a Team holds up to N packs of its row.
-template <class Team, int WIDTH, int N, class T>
-__device__ void forward_held(const T* x, const T* w, const T* b, T* y, float* mean, float* rstd,
-                             int rows, int C, float eps) {
+template <class Team, int WIDTH, int N, class T, template <int, class> class Source>
+__device__ void forward_held(Source<WIDTH, T> source, const T* w, const T* b, T* y, float* mean,
+                             float* rstd, int rows, int C, float eps) {
     long long row = Team::row();
     if (row >= rows) return;
-    const T* from = x + row * C;
+    source.go_to(row * C);
     int first = Team::first(), step = Team::step(), packs = C / WIDTH;
     Pack<WIDTH> held[N];  // all loops are unrolled, so that each float has a register of its own
     float sum = 0.0f, rest = 0.0f, squares = 0.0f;
 #pragma unroll
     for (int i = 0; i < N; i++) {
         if (first + step * i >= packs) continue;
-        held[i] = load_pack<WIDTH>(from, first + step * i);
+        held[i] = source.pack(first + step * i);
         for (float v : held[i].v) sum += v;
     }
     float m = Team::sum(sum) / C;
@@ -147,13 +173,13 @@ extern "C" __global__ void __launch_bounds__(256) layer_norm_registers(
         const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
         float* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int C,
         float eps) {
-    forward_held<Warp, 1, 32>(x, w, b, y, mean, rstd, rows, C, eps);
+    forward_held<Warp, 1, 32>(Given<1, float>{x}, w, b, y, mean, rstd, rows, C, eps);
 }
 extern "C" __global__ void __launch_bounds__(256) layer_norm_vector(
         const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
         float* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int C,
         float eps) {
-    forward_held<Warp, 4, 8>(x, w, b, y, mean, rstd, rows, C, eps);
+    forward_held<Warp, 4, 8>(Given<4, float>{x}, w, b, y, mean, rstd, rows, C, eps);
 }
 extern "C" __global__ void layer_norm_block(
         const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
@@ -165,19 +191,45 @@ extern "C" __global__ void __launch_bounds__(1024) layer_norm_long(
         const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
         float* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int C,
         float eps) {
-    forward_held<Block, 4, 4>(x, w, b, y, mean, rstd, rows, C, eps);
+    forward_held<Block, 4, 4>(Given<4, float>{x}, w, b, y, mean, rstd, rows, C, eps);
+}
+extern "C" __global__ void __launch_bounds__(256) add_layer_norm_vector(
+        const float* __restrict__ x, const float* __restrict__ r, const float* __restrict__ w,
+        const float* __restrict__ b, float* __restrict__ sum, float* __restrict__ y,
+        float* __restrict__ mean, float* __restrict__ rstd, int rows, int C, float eps) {
+    forward_held<Warp, 4, 8>(Summed<4, float>{x, r, sum}, w, b, y, mean, rstd, rows, C, eps);
+}
+extern "C" __global__ void __launch_bounds__(1024) add_layer_norm_long(
+        const float* __restrict__ x, const float* __restrict__ r, const float* __restrict__ w,
+        const float* __restrict__ b, float* __restrict__ sum, float* __restrict__ y,
+        float* __restrict__ mean, float* __restrict__ rstd, int rows, int C, float eps) {
+    forward_held<Block, 4, 4>(Summed<4, float>{x, r, sum}, w, b, y, mean, rstd, rows, C, eps);
 }
 extern "C" __global__ void __launch_bounds__(256) layer_norm_vector_bfloat16(
         const __nv_bfloat16* __restrict__ x, const __nv_bfloat16* __restrict__ w,
         const __nv_bfloat16* __restrict__ b, __nv_bfloat16* __restrict__ y,
         float* __restrict__ mean, float* __restrict__ rstd, int rows, int C, float eps) {
-    forward_held<Warp, 4, 8>(x, w, b, y, mean, rstd, rows, C, eps);
+    forward_held<Warp, 4, 8>(Given<4, __nv_bfloat16>{x}, w, b, y, mean, rstd, rows, C, eps);
 }
 extern "C" __global__ void __launch_bounds__(1024) layer_norm_long_bfloat16(
         const __nv_bfloat16* __restrict__ x, const __nv_bfloat16* __restrict__ w,
         const __nv_bfloat16* __restrict__ b, __nv_bfloat16* __restrict__ y,
         float* __restrict__ mean, float* __restrict__ rstd, int rows, int C, float eps) {
-    forward_held<Block, 4, 4>(x, w, b, y, mean, rstd, rows, C, eps);
+    forward_held<Block, 4, 4>(Given<4, __nv_bfloat16>{x}, w, b, y, mean, rstd, rows, C, eps);
+}
+extern "C" __global__ void __launch_bounds__(256) add_layer_norm_vector_bfloat16(
+        const __nv_bfloat16* __restrict__ x, const __nv_bfloat16* __restrict__ r,
+        const __nv_bfloat16* __restrict__ w, const __nv_bfloat16* __restrict__ b,
+        __nv_bfloat16* __restrict__ sum, __nv_bfloat16* __restrict__ y,
+        float* __restrict__ mean, float* __restrict__ rstd, int rows, int C, float eps) {
+    forward_held<Warp, 4, 8>(Summed<4, __nv_bfloat16>{x, r, sum}, w, b, y, mean, rstd, rows, C, eps);
+}
+extern "C" __global__ void __launch_bounds__(1024) add_layer_norm_long_bfloat16(
+        const __nv_bfloat16* __restrict__ x, const __nv_bfloat16* __restrict__ r,
+        const __nv_bfloat16* __restrict__ w, const __nv_bfloat16* __restrict__ b,
+        __nv_bfloat16* __restrict__ sum, __nv_bfloat16* __restrict__ y,
+        float* __restrict__ mean, float* __restrict__ rstd, int rows, int C, float eps) {
+    forward_held<Block, 4, 4>(Summed<4, __nv_bfloat16>{x, r, sum}, w, b, y, mean, rstd, rows, C, eps);
 }
 
 // --- backward
@@ -260,7 +312,8 @@ extern "C" __global__ void layer_norm_backward_block(
 
 template <class T>
 __device__ void backward_held(const T* dy, const T* x, const T* w, const float* mean,
-                              const float* rstd, T* dx, float* parts, int rows, int C) {
+                              const float* rstd, const T* plus, T* dx, float* parts, int rows,
+                              int C) {
     constexpr int N = 2;
     int quads = C / 4, threads = blockDim.x;
     Pack<4> weight[N] = {}, sum_w[N] = {}, sum_b[N] = {}, d[N], h[N];
@@ -295,6 +348,10 @@ __device__ void backward_held(const T* dy, const T* x, const T* w, const float* 
             if (q >= quads) continue;
             for (int j = 0; j < 4; j++)
                 d[i].v[j] = r * (d[i].v[j] - mean_g - h[i].v[j] * mean_gh);
+            if (plus) {
+                Pack<4> more = load_pack<4>(plus + row * C, q);
+                for (int j = 0; j < 4; j++) d[i].v[j] += more.v[j];
+            }
             store_pack(dx + row * C, q, d[i]);
         }
     }
@@ -308,16 +365,17 @@ __device__ void backward_held(const T* dy, const T* x, const T* w, const float* 
 
 extern "C" __global__ void __launch_bounds__(256) layer_norm_backward_vector(
         const float* __restrict__ dy, const float* __restrict__ x, const float* __restrict__ w,
-        const float* __restrict__ mean, const float* __restrict__ rstd, float* __restrict__ dx,
-        float* __restrict__ parts, int rows, int C) {
-    backward_held(dy, x, w, mean, rstd, dx, parts, rows, C);
+        const float* __restrict__ mean, const float* __restrict__ rstd,
+        const float* __restrict__ OPTIONAL plus, float* __restrict__ dx, float* __restrict__ parts,
+        int rows, int C) {
+    backward_held(dy, x, w, mean, rstd, plus, dx, parts, rows, C);
 }
 extern "C" __global__ void __launch_bounds__(256) layer_norm_backward_vector_bfloat16(
         const __nv_bfloat16* __restrict__ dy, const __nv_bfloat16* __restrict__ x,
         const __nv_bfloat16* __restrict__ w, const float* __restrict__ mean,
-        const float* __restrict__ rstd, __nv_bfloat16* __restrict__ dx, float* __restrict__ parts,
-        int rows, int C) {
-    backward_held(dy, x, w, mean, rstd, dx, parts, rows, C);
+        const float* __restrict__ rstd, const __nv_bfloat16* __restrict__ OPTIONAL plus,
+        __nv_bfloat16* __restrict__ dx, float* __restrict__ parts, int rows, int C) {
+    backward_held(dy, x, w, mean, rstd, plus, dx, parts, rows, C);
 }
 
 extern "C" __global__ void layer_norm_backward_sum(const float* __restrict__ parts,

@@ -169,14 +169,14 @@ class GPT2Block(Module):
         want_weights: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         y, weights = self.attn(self.ln_1(x), bias, head_mask, cache, want_weights)
-        x = x + y
         cross_weights = None
         if encoded is not None:
+            x, normed = self.ln_cross_attn.of_sum(x, y)
             y, cross_weights = self.crossattention(
-                self.ln_cross_attn(x), encoded, head_mask, cache, want_weights
+                normed, encoded, head_mask, cache, want_weights
             )
-            x = x + y
-        return x + self.mlp(self.ln_2(x)), weights, cross_weights
+        x, normed = self.ln_2.of_sum(x, y)
+        return x + self.mlp(normed), weights, cross_weights
 
     def forward_recomputed(
         self, x: Tensor, bias: Tensor | None, head_mask: Tensor | None, encoded: Encoded | None

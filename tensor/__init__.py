@@ -7,6 +7,7 @@ arithmetic under it in `numpy_backend.py`.
 from tensor import functional, nn, optim, random
 from tensor.apply import apply
 from tensor.functional import (
+    add_layer_norm,
     attention,
     bias_gelu,
     binary_cross_entropy_with_logits,
@@ -35,6 +36,7 @@ __all__ = [
     "Parameter",
     "RecordedStep",
     "Tensor",
+    "add_layer_norm",
     "apply",
     "attention",
     "bias_gelu",

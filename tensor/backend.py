@@ -118,9 +118,13 @@ class Backend(Protocol):
         self, x: Array, w: Array, b: Array, eps: float
     ) -> tuple[Array, Array, Array]: ...
     # ^ (..., C), (C,), (C,) -> y (..., C), mean (N,), 1/std (N,)
+    def add_layer_norm(
+        self, x: Array, r: Array, w: Array, b: Array, eps: float
+    ) -> tuple[Array, Array, Array, Array]: ...  # -> s = x + r, and the layer norm of s as above
     def layer_norm_backward(
-        self, dy: Array, x: Array, w: Array, mean: Array, rstd: Array
-    ) -> tuple[Array, Array, Array]: ...  # -> dx (..., C), dw (C,), db (C,)
+        self, dy: Array, x: Array, w: Array, mean: Array, rstd: Array, plus: Array | None
+    ) -> tuple[Array, Array, Array]: ...
+    # ^ -> dx (..., C), with `plus` added where x has that gradient from elsewhere, dw (C,), db (C,)
     def cross_entropy(
         self, logits: Array, targets: Array, ignore: int
     ) -> tuple[Array, Array, Array]: ...

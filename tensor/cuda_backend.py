@@ -192,6 +192,7 @@ class CudaBackend:
     log_softmax = in_float32(cuda_fused.log_softmax)
     log_softmax_backward = in_float32(cuda_fused.log_softmax_backward)
     layer_norm = cuda_half.layer_norm
+    add_layer_norm = cuda_half.add_layer_norm
     layer_norm_backward = cuda_half.layer_norm_backward
     cross_entropy = cuda_half.cross_entropy
     cross_entropy_backward = cuda_half.cross_entropy_backward

@@ -11,7 +11,7 @@ import math
 from kernels import grids
 from kernels.array import DeviceArray
 from kernels.grids import ceil_div
-from tensor import cuda_moving
+from tensor import cuda_elementwise, cuda_moving
 from tensor.backend import DropoutMask
 from tensor.cuda_launch import Version, random_numbers, tuned
 from tensor.cuda_layout import FLOAT, LONG, Launcher, for_type, is_aligned
@@ -107,6 +107,31 @@ def layer_norm(
     return y, mean, rstd
 
 
+def add_layer_norm(
+    be: Launcher,
+    x: DeviceArray,
+    r: DeviceArray,
+    w: DeviceArray,
+    b: DeviceArray,
+    eps: float,
+    version: Version | None = None,
+) -> tuple[DeviceArray, DeviceArray, DeviceArray, DeviceArray]:
+    """-> x + r, and the layer norm of that, in one launch where four columns a load work."""
+    x, r, w, b = (be.contiguous(a) for a in (x, r, w, b))
+    how = version or _layer_norm_version(be, x.shape[-1], is_aligned(x, r, w, b))
+    if x.size == 0 or not how.name.endswith(("_vector", "_long")):
+        total = cuda_elementwise.binary("add")(be, x, r)
+        return total, *layer_norm(be, total, w, b, eps)
+    rows, C = math.prod(x.shape[:-1]), x.shape[-1]
+    total, y = be.empty(x.shape, x.dtype), be.empty(x.shape, x.dtype)
+    mean, rstd = be.empty((rows,)), be.empty((rows,))
+    be.kernel("layer_norm.cu", for_type(f"add_{how.name}", x.dtype))(
+        x, r, w, b, total, y, mean, rstd, rows, C, eps,
+        grid=grids.over_rows(how.name, how.block, rows), block=how.block, order=how.order,
+    )  # fmt: skip
+    return total, y, mean, rstd
+
+
 def _layer_norm_version(be: Launcher, C: int, aligned: bool) -> Version:
     """Whatever reads x once, if there is such a version for C columns."""
     fours = aligned and C % 4 == 0
@@ -124,15 +149,18 @@ def layer_norm_backward(
     w: DeviceArray,
     mean: DeviceArray,
     rstd: DeviceArray,
+    plus: DeviceArray | None,
     version: Version | None = None,
 ) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
-    """-> dx (..., C), dw (C,), db (C,)."""
+    """-> dx + plus (..., C), dw (C,), db (C,)."""
     dy, x, w = (be.contiguous(a) for a in (dy, x, w))
+    plus = None if plus is None else be.contiguous(plus)
     dx, rows, C = be.empty(x.shape, x.dtype), mean.shape[0], x.shape[-1]
     if x.size == 0:
         return dx, cuda_moving.full(be, (C,), 0, x.dtype), cuda_moving.full(be, (C,), 0, x.dtype)
     dw, db = be.empty((C,)), be.empty((C,))
-    how = version or _layer_norm_backward_version(be, C, is_aligned(dy, x, w))
+    aligned = is_aligned(dy, x, w, *(() if plus is None else (plus,)))
+    how = version or _layer_norm_backward_version(be, C, aligned)
     kernel = be.kernel("layer_norm.cu", for_type(how.name, x.dtype))
     if how.name in ("layer_norm_backward_naive", "layer_norm_backward_rows"):
         kernel(
@@ -143,19 +171,23 @@ def layer_norm_backward(
             dy, x, mean, rstd, dw, db, rows, C,
             grid=ceil_div(C, how.block), block=how.block, order=how.order,
         )  # fmt: skip
-        return dx, dw, db
-    blocks = grids.layer_norm_backward(rows)
-    parts = be.empty((blocks, 2 * C))
-    kernel(
-        dy, x, w, mean, rstd, dx, parts, rows, C, grid=blocks, block=how.block,
-        shared=8 * C if how.name == "layer_norm_backward_block" else 0, order=how.order,
-    )  # fmt: skip
-    be.kernel("layer_norm.cu", "layer_norm_backward_sum")(
-        parts, dw, db, blocks, C,
-        grid=grids.layer_norm_backward_sum(C), block=max(how.block, be.threads), order=how.order,
-    )  # fmt: skip
+    else:
+        blocks = grids.layer_norm_backward(rows)
+        parts = be.empty((blocks, 2 * C))
+        vector = how.name == "layer_norm_backward_vector"
+        kernel(
+            dy, x, w, mean, rstd, *((plus,) if vector else ()), dx, parts, rows, C, grid=blocks,
+            block=how.block, shared=0 if vector else 8 * C, order=how.order,
+        )  # fmt: skip
+        plus = None if vector else plus
+        be.kernel("layer_norm.cu", "layer_norm_backward_sum")(
+            parts, dw, db, blocks, C, grid=grids.layer_norm_backward_sum(C),
+            block=max(how.block, be.threads), order=how.order,
+        )  # fmt: skip
     if x.dtype != FLOAT:
         dw, db = (cuda_moving.cast(be, a, x.dtype) for a in (dw, db))
+    if plus is not None:
+        cuda_elementwise.accumulate(be, dx, plus)
     return dx, dw, db
 
 

@@ -157,16 +157,32 @@ def layer_norm(
     return in_float32(cuda_fused.layer_norm, own=own)(be, x, w, b, eps)
 
 
+def add_layer_norm(
+    be: Launcher, x: DeviceArray, r: DeviceArray, w: DeviceArray, b: DeviceArray, eps: float
+) -> tuple[DeviceArray, DeviceArray, DeviceArray, DeviceArray]:
+    """As cuda_fused.add_layer_norm: a sum of halves is rounded before it is normalised."""
+    x, r, w, b = (be.contiguous(a) for a in (x, r, w, b))
+    C = x.shape[-1]
+    if x.dtype == FLOAT or (
+        x.dtype == BFLOAT16 and is_aligned(x, r, w, b) and C % 4 == 0 and C <= 16 * 1024
+    ):
+        return cuda_fused.add_layer_norm(be, x, r, w, b, eps)
+    total = in_float32(cuda_elementwise.binary("add"))(be, x, r)
+    return total, *layer_norm(be, total, w, b, eps)
+
+
 def layer_norm_backward(
     be: Launcher, dy: DeviceArray, x: DeviceArray, w: DeviceArray, mean: DeviceArray,
-    rstd: DeviceArray,
+    rstd: DeviceArray, plus: DeviceArray | None,
 ) -> tuple[DeviceArray, DeviceArray, DeviceArray]:  # fmt: skip
     """As cuda_fused.layer_norm_backward."""
     dy, x, w = (be.contiguous(a) for a in (dy, x, w))
+    plus = None if plus is None else be.contiguous(plus)
     C = x.shape[-1]
-    own = BF16 if is_aligned(dy, x, w) and C % 4 == 0 and C <= 2048 else ()
+    aligned = is_aligned(dy, x, w, *(() if plus is None else (plus,)))
+    own = BF16 if aligned and C % 4 == 0 and C <= 2048 else ()
     primitive = in_float32(cuda_fused.layer_norm_backward, (0, 1, 2), own)
-    return primitive(be, dy, x, w, mean, rstd)
+    return primitive(be, dy, x, w, mean, rstd, plus)
 
 
 def cross_entropy(

@@ -125,19 +125,38 @@ def embedding(weight: Tensor, ids: Any) -> Tensor:
     return apply(shape.Embedding, weight, ids.to(weight.device))
 
 
+def _check_layer_norm(name: str, x: Tensor, w: Tensor, b: Tensor) -> None:
+    if 0 in x.shape[-1:] or x.ndim == 0 or w.shape != x.shape[-1:] or b.shape != x.shape[-1:]:
+        raise ValueError(
+            f"{name}: weight {w.shape} and bias {b.shape} must have the size of the last axis "
+            f"of the input {x.shape}"
+        )
+
+
 def layer_norm(x: Tensor, w: Tensor, b: Tensor, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) * w + b over the last axis (Ba et al. 2016).
 
     (..., C), (C,), (C,) -> (..., C).
     """
     _need_tensors("layer_norm", x, w, b)
-    if 0 in x.shape[-1:] or x.ndim == 0 or w.shape != x.shape[-1:] or b.shape != x.shape[-1:]:
-        raise ValueError(
-            f"layer_norm: weight {w.shape} and bias {b.shape} must have the size of the last axis "
-            f"of the input {x.shape}"
-        )
+    _check_layer_norm("layer_norm", x, w, b)
     _same_dtype("layer_norm", x, w, b, floats=True)
     return apply(fused.LayerNorm, x, w, b, eps=eps)
+
+
+def add_layer_norm(
+    x: Tensor, r: Tensor, w: Tensor, b: Tensor, eps: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """(x + r, its layer norm), x and r (..., C), w and b (C,), with fewer walks through memory than
+    one after the other.
+    """
+    _need_tensors("add_layer_norm", x, r, w, b)
+    if x.shape != r.shape:
+        raise ValueError(f"add_layer_norm: inputs {x.shape} and {r.shape} must have one shape")
+    _check_layer_norm("add_layer_norm", x, w, b)
+    _same_dtype("add_layer_norm", x, r, w, b, floats=True)
+    sum_and_norm: tuple[Tensor, Tensor] = apply(fused.AddLayerNorm, x, r, w, b, eps=eps)
+    return sum_and_norm
 
 
 def bias_gelu(x: Tensor, b: Tensor, approximate: str = "none") -> Tensor:

@@ -285,6 +285,10 @@ class LayerNorm(Module):
     def forward(self, x: Tensor) -> Tensor:
         return functional.layer_norm(x, self.weight, self.bias, self.eps)
 
+    def of_sum(self, x: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """(x + r, forward(x + r)): x a residual stream, r what a layer adds to it."""
+        return functional.add_layer_norm(x, r, self.weight, self.bias, self.eps)
+
 
 class Dropout(Module):
     """In training, drop each element with probability p and divide the others by 1 - p."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tensor import numpy_attention, numpy_fused, special
+from tensor import numpy_attention, numpy_fused, numpy_layer_norm, special
 from tensor.backend import Axes, Shape
 
 _COMPARISONS: dict[str, np.ufunc] = {
@@ -256,8 +256,9 @@ class NumpyBackend:
     softmax_backward = staticmethod(numpy_fused.softmax_backward)
     log_softmax = staticmethod(numpy_fused.log_softmax)
     log_softmax_backward = staticmethod(numpy_fused.log_softmax_backward)
-    layer_norm = staticmethod(numpy_fused.layer_norm)
-    layer_norm_backward = staticmethod(numpy_fused.layer_norm_backward)
+    layer_norm = staticmethod(numpy_layer_norm.layer_norm)
+    add_layer_norm = staticmethod(numpy_layer_norm.add_layer_norm)
+    layer_norm_backward = staticmethod(numpy_layer_norm.layer_norm_backward)
     cross_entropy = staticmethod(numpy_fused.cross_entropy)
     cross_entropy_backward = staticmethod(numpy_fused.cross_entropy_backward)
     dropout = staticmethod(numpy_fused.dropout)

@@ -23,7 +23,8 @@ KERNELS_DOOR = "tensor.cuda_"       # what the modules begin with that may impor
 # Each module of tensor/ may import those on its own floor and below: backend, ops, tensor, nn.
 FLOORS = [
     {"tensor.backend", "tensor.blas", "tensor.dtypes", "tensor.random", "tensor.special",
-     "tensor.numpy_attention", "tensor.numpy_fused", "tensor.numpy_backend", "tensor.cuda_backend",
+     "tensor.numpy_attention", "tensor.numpy_fused", "tensor.numpy_layer_norm",
+     "tensor.numpy_backend", "tensor.cuda_backend",
      "tensor.cuda_launch", "tensor.cuda_matmul", "tensor.cuda_fused", "tensor.cuda_gelu",
      "tensor.cuda_attention", "tensor.cuda_optim", "tensor.cuda_layout", "tensor.cuda_moving",
      "tensor.cuda_elementwise", "tensor.cuda_reduce", "tensor.cuda_index",

@@ -41,7 +41,7 @@ class LayerNorm(Function):
         return y
 
     def backward(self, dy: Array) -> tuple[Array, Array, Array]:
-        return self.backend.layer_norm_backward(dy, self.x, self.w, self.mean, self.rstd)
+        return self.backend.layer_norm_backward(dy, self.x, self.w, self.mean, self.rstd, None)
 
 
 def is_tanh(approximate: str) -> bool:
@@ -51,6 +51,21 @@ def is_tanh(approximate: str) -> bool:
             f"gelu: approximate={approximate!r}; choose 'none' (exact) or 'tanh' (GPT-2's)"
         )
     return approximate == "tanh"
+
+
+class AddLayerNorm(Function):
+    """s = x + r and y = the layer norm of s: dx = dr = ds + what LayerNorm has for its input."""
+
+    def forward(self, x: Array, r: Array, w: Array, b: Array, eps: float) -> tuple[Array, Array]:
+        self.w = w
+        self.s, y, self.mean, self.rstd = self.backend.add_layer_norm(x, r, w, b, eps)
+        return self.s, y
+
+    def backward(self, ds: Array | None, dy: Array | None) -> tuple[Array | None, ...]:
+        if dy is None:
+            return ds, ds, None, None
+        dx, dw, db = self.backend.layer_norm_backward(dy, self.s, self.w, self.mean, self.rstd, ds)
+        return dx, dx, dw, db
 
 
 class Gelu(Function):

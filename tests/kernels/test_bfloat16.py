@@ -128,14 +128,24 @@ def test_layer_norm(order, checked):
         near(y.numpy(), h * exact(w) + exact(b), scale=10.0)
         np.testing.assert_allclose(mean.numpy(), wide.mean(1), atol=1e-6)
         np.testing.assert_allclose(rstd.numpy(), r[:, 0], rtol=1e-5)
+        total, again = there.empty((rows, C), BFLOAT16), there.empty((rows, C), BFLOAT16)
+        kernels[f"add_layer_norm_{name}_bfloat16"](
+            arrays[0], arrays[3], *arrays[1:3], total, y, mean, rstd, rows, C, 1e-5, grid=grid,
+            block=block, order=order)
+        kernels[f"layer_norm_{name}_bfloat16"](total, *arrays[1:3], again, mean, rstd, rows, C,
+                                               1e-5, grid=grid, block=block, order=order)
+        near(total.numpy(), exact(x) + exact(dy))
+        np.testing.assert_array_equal(y.numpy(), again.numpy())     # of the rounded sum
+        kernels[f"layer_norm_{name}_bfloat16"](*arrays[:3], y, mean, rstd, rows, C, 1e-5,
+                                               grid=grid, block=block, order=order)
         parts, dx = there.empty((2, 2 * C)), there.empty((rows, C), BFLOAT16)
         kernels["layer_norm_backward_vector_bfloat16"](
-            arrays[3], arrays[0], arrays[1], mean, rstd, dx, parts, rows, C, grid=2, block=256,
-            order=order,
+            arrays[3], arrays[0], arrays[1], mean, rstd, arrays[0], dx, parts, rows, C, grid=2,
+            block=256, order=order,
         )  # fmt: skip
         g = exact(dy) * exact(w)
         means = g.mean(1, keepdims=True) + h * (g * h).mean(1, keepdims=True)
-        near(dx.numpy(), r * (g - means), scale=10.0)
+        near(dx.numpy(), r * (g - means) + wide, scale=10.0)
         sums = np.concatenate([(exact(dy) * h).sum(0), exact(dy).sum(0)])
         np.testing.assert_allclose(parts.numpy().sum(0), sums, atol=1e-4)
 

@@ -127,6 +127,14 @@ def test_layer_norm(version):
         close(mean, exact.mean(1))
         close(rstd, 1 / np.sqrt(exact.var(1) + 1e-5))
         close(y, slow_ops.layer_norm(exact, w.astype(np.float64), b.astype(np.float64), 1e-5))
+        if version.name in ("layer_norm_vector", "layer_norm_long"):
+            (r,) = normal(5, x.shape)
+            total, y, mean, rstd = cuda_fused.add_layer_norm(
+                be, on(x - r), on(r), on(w), on(b), 1e-5, version)
+            np.testing.assert_array_equal(total.numpy(), (x - r) + r)
+            for got, again in zip(cuda_fused.layer_norm(be, total, on(w), on(b), 1e-5, version),
+                                  (y, mean, rstd), strict=True):
+                np.testing.assert_array_equal(got.numpy(), again.numpy())
     everywhere(run, version)
 
 
@@ -162,7 +170,12 @@ def test_layer_norm_backward(version):
         dx = (g - g.mean(1)[:, None] - h * (g * h).mean(1)[:, None]) * rstd[:, None]
         on = be.from_numpy
         arrays = [on(np.asarray(a, np.float32)) for a in (dy, x, w, mean, rstd)]
-        got = cuda_fused.layer_norm_backward(be, *arrays, version)
+        got = cuda_fused.layer_norm_backward(be, *arrays, None, version)
+        (plus,) = normal(4, (rows, C))
+        both = cuda_fused.layer_norm_backward(be, *arrays, on(plus), version)
+        np.testing.assert_array_equal(both[0].numpy(), got[0].numpy() + plus)
+        for one, other in zip(got[1:], both[1:], strict=True):
+            np.testing.assert_array_equal(one.numpy(), other.numpy())
         scale = 1e-4 if C > 1 else math.inf     # dx of one column is 0 but for rounding
         for a, e in zip(got, (dx, (dy * h).sum(0), dy.sum(0, dtype=np.float64)), strict=True):
             if scale < math.inf:
@@ -182,9 +195,13 @@ def test_the_model_gets_the_layer_norm_that_reads_least(C, forward, backward, mo
 
     def both_ways():
         y, mean, rstd = cuda_fused.layer_norm(be, x, w, w, 1e-5)
-        return [y, mean, rstd, *cuda_fused.layer_norm_backward(be, dy, x, w, mean, rstd)]
+        return [y, mean, rstd, *cuda_fused.layer_norm_backward(be, dy, x, w, mean, rstd, x)]
 
     first, second = both_ways(), both_ways()    # the same call, the same bits
+    total, y, _, _ = cuda_fused.add_layer_norm(be, x, dy, w, w, 1e-5)
+    sums = x.numpy() + dy.numpy()
+    np.testing.assert_array_equal(total.numpy(), sums)
+    close(y, slow_ops.layer_norm(sums.astype(np.float64), w.numpy(), w.numpy(), 1e-5))
     assert used[:2] == [f"layer_norm_{forward}", f"layer_norm_backward_{backward}"]
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
@@ -198,7 +215,7 @@ def test_more_columns_than_shared_memory_holds(C):
     on = be.from_numpy
     y, mean, rstd = cuda_fused.layer_norm(be, on(x), on(w), on(w), 1e-5)
     close(y, slow_ops.layer_norm(x.astype(np.float64), w, w, 1e-5))
-    _, _, db = cuda_fused.layer_norm_backward(be, on(dy), on(x), on(w), mean, rstd)
+    _, _, db = cuda_fused.layer_norm_backward(be, on(dy), on(x), on(w), mean, rstd, None)
     close(db, dy.sum(0, dtype=np.float64))
 
 
@@ -218,5 +235,7 @@ def test_empty_ones():
     x, w = be.empty((0, 4)), be.from_numpy(np.ones(4, np.float32))
     assert cuda_fused.softmax(be, x).shape == (0, 4)
     y, mean, rstd = cuda_fused.layer_norm(be, x, w, w, 0.1)
-    got = cuda_fused.layer_norm_backward(be, y, x, w, mean, rstd)
+    got = cuda_fused.layer_norm_backward(be, y, x, w, mean, rstd, None)
+    total, *_ = cuda_fused.add_layer_norm(be, x, x, w, w, 0.1)
+    assert total.shape == (0, 4)
     assert got[1].numpy().tolist() == got[2].numpy().tolist() == [0] * 4

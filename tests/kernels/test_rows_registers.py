@@ -19,7 +19,8 @@ MOST = {
     "gelu.cu": {f"{name}_{kind}": most for name in ("gelu", "gelu_tanh")
                 for kind, most in [("vector", 40), ("backward_vector", 48), ("backward_bias", 64)]},
     "layer_norm.cu": {"layer_norm_vector": 64, "layer_norm_registers": 80, "layer_norm_long": 64,
-                      "layer_norm_backward_vector": 64},
+                      "layer_norm_backward_vector": 72, "add_layer_norm_vector": 72,
+                      "add_layer_norm_long": 64},
     "softmax.cu": {"softmax_vector": 64, "softmax_backward_vector": 80, "softmax_long": 64,
                    "softmax_registers": 96, "softmax_backward_registers": 128},
 }

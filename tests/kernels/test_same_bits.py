@@ -31,7 +31,7 @@ def rows(be, order):
         yield from (y, mean, rstd)
     for kind in ("rows", "block", "vector"):
         yield from cuda_fused.layer_norm_backward(
-            be, dy, x, w, mean, rstd, Version(f"layer_norm_backward_{kind}", 64, order))
+            be, dy, x, w, mean, rstd, x, Version(f"layer_norm_backward_{kind}", 64, order))
 
 
 def losses(be, order):

@@ -10,6 +10,7 @@ import numpy as np
 
 from tensor import (
     Tensor,
+    add_layer_norm,
     attention,
     bias_gelu,
     binary_cross_entropy_with_logits,
@@ -121,6 +122,14 @@ NORMS = [
        [((4, 1), (1,), (1,)), ((1,), (1,), (1,))],
        lambda torch, x, w, b: _layer_norm_twin(torch, x, w, b, 1.0),
        plain=lambda x, w, b: slow_ops.layer_norm(x, w, b, 1.0)),
+    *(Op(f"add_layer_norm_{name}", lambda x, r, w, b, pick=pick: pick(add_layer_norm(x, r, w, b)),
+         [((2, 3, 5), (2, 3, 5), (5,), (5,)), ((0, 4), (0, 4), (4,), (4,)),
+          ((33, 132), (33, 132), (132,), (132,)), ((2, 1028), (2, 1028), (1028,), (1028,))],
+         lambda torch, x, r, w, b, pick=pick: pick(
+             (x + r, _layer_norm_twin(torch, x + r, w, b, 1e-5))),
+         plain=lambda x, r, w, b, pick=pick: pick((x + r, slow_ops.layer_norm(x + r, w, b, 1e-5))))
+      for name, pick in [("sum", lambda pair: pair[0] * 2), ("norm", lambda pair: pair[1] * 2),
+                         ("both", lambda pair: pair[0] * 2 + pair[1])]),
     Op("layer_norm_shifted", lambda x, w, b: layer_norm(x + 50, w, b), [((3, 40), (40,), (40,))],
        lambda torch, x, w, b: _layer_norm_twin(torch, x + 50, w, b, 1e-5),
        plain=lambda x, w, b: slow_ops.layer_norm(x + 50, w, b, 1e-5)),
