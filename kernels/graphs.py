@@ -20,12 +20,13 @@ from kernels.cuda_errors import CudaError
 from kernels.cuda_probe import LIBRARY
 from kernels.recording import Copy, Launch, Part
 
-DEVICE_MEMORY = 2                                   # CU_MEMORYTYPE_DEVICE
-BUFFER_POINTER, BUFFER_SIZE, END = 1, 2, 0          # CU_LAUNCH_PARAM_...
+DEVICE_MEMORY = 2           # CU_MEMORYTYPE_DEVICE
 
 
 class KernelNode(ctypes.Structure):
-    """CUDA_KERNEL_NODE_PARAMS_v2. `extra` names the bytes of all arguments, and how many."""
+    """CUDA_KERNEL_NODE_PARAMS_v2. `kernelParams` is an array of pointers to the arguments, whose
+    sizes the driver has from the kernel's code.
+    """
 
     _fields_ = [
         ("func", c_void_p),
@@ -124,12 +125,11 @@ class Arguments:
     def __init__(self, driver: Driver, launch: Launch) -> None:
         self.changes = launch.changes
         self._bytes = ctypes.create_string_buffer(launch.packed, len(launch.packed))
-        self._size = c_size_t(len(launch.packed))
-        self._extra = (c_void_p * 5)(BUFFER_POINTER, ctypes.addressof(self._bytes),
-                                     BUFFER_SIZE, ctypes.addressof(self._size), END)
+        begin, places = ctypes.addressof(self._bytes), launch.kernel.places
+        self._pointers = (c_void_p * len(places))(*(begin + place for place in places))
         entry = launch.kernel.entry
         self.node = KernelNode(driver.function(entry.code, entry.name), *launch.grid, *launch.block,
-                               launch.shared, None, ctypes.addressof(self._extra), None, None)
+                               launch.shared, ctypes.addressof(self._pointers), None, None, None)
 
     def move(self, moved: dict[str, int]) -> None:
         """The numbers that change, when the counters have moved by so much."""

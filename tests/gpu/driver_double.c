@@ -20,10 +20,16 @@
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100,
        INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700,
        NOT_SUPPORTED = 801 };
-enum { MOST = 1 << 16, DEPTH = 16, KERNELS = 512 };
+enum { MOST = 1 << 16, DEPTH = 16, KERNELS = 512, PARAMETERS = 64 };
 
 typedef struct { uintptr_t address; size_t bytes; } Block;
-typedef struct { char name[128]; void* entry; size_t argument_bytes; } Function;
+typedef struct {
+    char name[128];
+    void* entry;
+    size_t argument_bytes;
+    int parameters;
+    size_t places[PARAMETERS], sizes[PARAMETERS];
+} Function;
 typedef struct { int n; Function functions[KERNELS]; } Module;
 typedef struct {                // cuda.h: CUDA_KERNEL_NODE_PARAMS_v2
     Function* function;
@@ -226,7 +232,8 @@ int cuMemcpyDtoD_v2(uintptr_t to, uintptr_t from, size_t bytes) {
 
 // ---- kernels ----
 
-// An image is the text "\x7f" "ELF" "\n" LIBRARY "\n", then a line "NAME BYTES" for each kernel.
+// An image is the text "\x7f" "ELF" "\n" LIBRARY "\n", then for each kernel a line "NAME BYTES N",
+// and on it the place and the size of each of its N parameters.
 int cuModuleLoadDataEx(Module** module, const char* image, unsigned n, int* options, void** values) {
     BEGIN(1);
     char library[4096], name[128];
@@ -249,6 +256,12 @@ int cuModuleLoadDataEx(Module** module, const char* image, unsigned n, int* opti
         strcpy(f->name, name);
         f->entry = dlsym(lib, symbol), f->argument_bytes = bytes;
         rest += used;
+        if (sscanf(rest, "%d%n", &f->parameters, &used) != 1 || f->parameters > PARAMETERS)
+            return INVALID_IMAGE;
+        rest += used;
+        for (int i = 0; i < f->parameters; i++, rest += used)
+            if (sscanf(rest, "%zu %zu%n", &f->places[i], &f->sizes[i], &used) != 2)
+                return INVALID_IMAGE;
     }
     return OK;
 }
@@ -270,19 +283,11 @@ int cuFuncGetAttribute(int* value, int attribute, Function* function) {
     *value = attribute == 0 ? 1024 : attribute == 4 ? 32 : 0;   // threads a block, registers
     return OK;
 }
-// The arguments of a launch, or NULL where the driver would refuse it.
-static const char* arguments(const KernelNode* p, size_t* bytes) {
-    const char* buffer = NULL;
-    for (void** e = p->extra; e && *e; e += 2) {    // 1: the buffer, 2: its size, 0: the end
-        if (*e == (void*)1) buffer = e[1];
-        if (*e == (void*)2) *bytes = *(size_t*)e[1];
-    }
+static int is_refused(const KernelNode* p) {
     const unsigned *g = p->grid, *b = p->block;
-    if (p->parameters || !p->function->entry || *bytes != p->function->argument_bytes ||
-        (uint64_t)b[0] * b[1] * b[2] > 1024 || !g[0] || !g[1] || !g[2] || !b[0] || !b[1] || !b[2] ||
-        g[0] > 2147483647u || g[1] > 65535 || g[2] > 65535 || b[2] > 64 || p->shared > 48 << 10)
-        return NULL;
-    return buffer;
+    return !p->function->entry || (uint64_t)b[0] * b[1] * b[2] > 1024 || !g[0] || !g[1] || !g[2] ||
+           !b[0] || !b[1] || !b[2] || g[0] > 2147483647u || g[1] > 65535 || g[2] > 65535 ||
+           b[2] > 64 || p->shared > 48 << 10;
 }
 static void run(const KernelNode* p, const char* buffer, size_t bytes) {
     Options options = {{p->grid[0], p->grid[1], p->grid[2]}, {p->block[0], p->block[1], p->block[2]},
@@ -296,10 +301,14 @@ static void run(const KernelNode* p, const char* buffer, size_t bytes) {
 int cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, void* stream, void** parameters, void** extra) {
     BEGIN(1);
-    KernelNode p = {f, {gx, gy, gz}, {bx, by, bz}, shared, parameters, extra, NULL, NULL};
+    KernelNode p = {f, {gx, gy, gz}, {bx, by, bz}, shared};
+    const char* buffer = NULL;
     size_t bytes = 0;
-    const char* buffer = arguments(&p, &bytes);
-    if (!buffer) return INVALID_VALUE;
+    for (void** e = extra; *e; e += 2) {        // 1: the buffer, 2: its size, 0: the end
+        if (*e == (void*)1) buffer = e[1];
+        if (*e == (void*)2) bytes = *(size_t*)e[1];
+    }
+    if (parameters || bytes != f->argument_bytes || is_refused(&p)) return INVALID_VALUE;
     run(&p, buffer, bytes);
     return OK;
 }
@@ -326,12 +335,13 @@ static int add(Node** made, Graph* graph, Node* const* before, size_t n, Node no
     return OK;
 }
 static int set_kernel(Node* node, const KernelNode* p) {
-    size_t bytes = 0;
-    const char* buffer = arguments(p, &bytes);
-    if (!buffer || p->kernel || p->context) return INVALID_VALUE;
-    char* copy = memcpy(malloc(bytes ? bytes : 1), buffer, bytes);
-    free(node->bytes);
-    *node = (Node){1, *p, copy, bytes};
+    const Function* f = p->function;
+    if (!p->parameters || p->extra || p->kernel || p->context || is_refused(p))
+        return INVALID_VALUE;
+    if (!node->bytes) node->bytes = calloc(1, f->argument_bytes + 1);
+    for (int i = 0; i < f->parameters; i++)
+        memcpy(node->bytes + f->places[i], p->parameters[i], f->sizes[i]);
+    node->is_kernel = 1, node->kernel = *p, node->n_bytes = f->argument_bytes;
     return OK;
 }
 int cuGraphAddKernelNode_v2(Node** made, Graph* graph, Node* const* before, size_t n,

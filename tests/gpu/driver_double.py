@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from struct import calcsize
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -67,7 +68,12 @@ def as_nvcc(arguments: list[str]) -> int:
     out = Path(arguments[arguments.index("-o") + 1])
     signatures = read_signatures(source.read_text(encoding="utf-8"), source.name)
     library = kernels(source, signatures, "DOUBLE_CHECKED" in os.environ)
-    lines = [f"{name} {packing(parameters)[0].size}" for name, parameters in signatures.items()]
+    lines = []
+    for name, parameters in signatures.items():
+        whole, places = packing(parameters)
+        sizes = [calcsize(parameter.format) for parameter in parameters]
+        each = [f"{place} {size}" for place, size in zip(places, sizes)]
+        lines.append(f"{name} {whole.size} {len(each)} {' '.join(each)}")
     out.write_text("\n".join(["\x7fELF", str(library), *lines, ""]))
     return 0
 
