@@ -12,12 +12,12 @@
 //                  time, a lane a key, and keeps maximum, sum and the weighted values so far,
 //                  rescaled when a new maximum appears (the online softmax, Milakov and Gimelshein
 //                  2018); at the end the warps' results are merged. For decoding, where a query a
-//                  head is all there is: k and v are read once, by many warps. D <= 256; shared
-//                  memory blockDim.x / 32 * D floats. Up to 256 threads, for the registers.
+//                  head is all there is: k and v are read once, by many warps, of a key four
+//                  elements at a time where they lie so (vector). D <= 256; shared memory
+//                  blockDim.x / 32 * D floats. Up to 256 threads, for the registers.
 //                  attention_rows_bf16 reads q, k and v as bfloat16 and writes the results as such.
-#include <cuda_bf16.h>
-
 #include "attention.cuh"
+#include "pack.cuh"
 
 // --- plain: scores in memory. The first of a row's columns of a thread, and the step to the next:
 // 0 and 1 for a thread a row, lane and 32 for a warp a row.
@@ -115,14 +115,29 @@ extern "C" __global__ void attention_softmax_backward_warp(
 
 // --- a block a query
 
+// WIDTH elements of the key at a time: 1, or 4 that lie at a multiple of their size.
+template <int WIDTH, class Element>
+__device__ inline float dot(const float* query, const Element* key, int D) {
+    float sum = 0.0f;
+    for (int d = 0; d < D; d += WIDTH) {
+        Pack<WIDTH> left = load_pack<WIDTH>(query, d / WIDTH);
+        Pack<WIDTH> right = load_pack<WIDTH>(key, d / WIDTH);
+#pragma unroll
+        for (int j = 0; j < WIDTH; j++) sum += left.v[j] * right.v[j];
+    }
+    return sum;
+}
+
 template <class Element>
 __device__ void attend_rows(Matrix<const Element> q, Matrix<const Element> keys,
                             Matrix<const Element> values, Matrix<Element> out, float* top,
-                            float* inverse, const Head& head, int t, int D, float scale) {
+                            float* inverse, const Head& head, int t, int D, float scale,
+                            int vector) {
     extern __shared__ float part[];  // (warps, D): each warp's weighted values
     __shared__ float tops[32];
     __shared__ float sums[32];
-    __shared__ float query[256];
+    __shared__ float4 query4[64];
+    float* query = reinterpret_cast<float*>(query4);
     int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
     for (int d = threadIdx.x; d < D; d += blockDim.x) query[d] = float(q.row(t)[d]) * scale;
     __syncthreads();
@@ -134,7 +149,7 @@ __device__ void attend_rows(Matrix<const Element> q, Matrix<const Element> keys,
         int s = s0 + lane;
         float product = 0.0f;
         if (s < seen)
-            for (int d = 0; d < D; d++) product += query[d] * float(keys.row(s)[d]);
+            product = vector ? dot<4>(query, keys.row(s), D) : dot<1>(query, keys.row(s), D);
         float score = head.score(product, t, s);
         float higher = fmaxf(max, warp_max(score));
         float shrink = max == higher ? 1.0f : expf(max - higher), p = exp_below(score, higher);
@@ -177,11 +192,12 @@ extern "C" __global__ void __launch_bounds__(256, 2) attention_rows(
         float* __restrict__ inverse, int heads, int H, int T, int S, int D, Dims q_strides,
         Dims k_strides, Dims v_strides, Dims out_strides, Dims bias_strides, float scale,
         int causal, int dropping, unsigned long long seed, unsigned long long draw,
-        unsigned threshold, float factor) {
+        unsigned threshold, float factor, int vector) {
     Head head(bias, bias_strides, blockIdx.x / T, H, T, S, causal, dropping, seed, draw, threshold,
               factor);
     attend_rows(Matrix(q, q_strides, head), Matrix(k, k_strides, head), Matrix(v, v_strides, head),
-                Matrix(out, out_strides, head), top, inverse, head, blockIdx.x % T, D, scale);
+                Matrix(out, out_strides, head), top, inverse, head, blockIdx.x % T, D, scale,
+                vector);
 }
 extern "C" __global__ void __launch_bounds__(256, 2) attention_rows_bf16(
         const __nv_bfloat16* __restrict__ q, const __nv_bfloat16* __restrict__ k,
@@ -189,9 +205,11 @@ extern "C" __global__ void __launch_bounds__(256, 2) attention_rows_bf16(
         __nv_bfloat16* __restrict__ out, float* __restrict__ top, float* __restrict__ inverse,
         int heads, int H, int T, int S, int D, Dims q_strides, Dims k_strides, Dims v_strides,
         Dims out_strides, Dims bias_strides, float scale, int causal, int dropping,
-        unsigned long long seed, unsigned long long draw, unsigned threshold, float factor) {
+        unsigned long long seed, unsigned long long draw, unsigned threshold, float factor,
+        int vector) {
     Head head(bias, bias_strides, blockIdx.x / T, H, T, S, causal, dropping, seed, draw, threshold,
               factor);
     attend_rows(Matrix(q, q_strides, head), Matrix(k, k_strides, head), Matrix(v, v_strides, head),
-                Matrix(out, out_strides, head), top, inverse, head, blockIdx.x % T, D, scale);
+                Matrix(out, out_strides, head), top, inverse, head, blockIdx.x % T, D, scale,
+                vector);
 }

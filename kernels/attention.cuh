@@ -8,7 +8,8 @@
 //   dv = a^T dout;  da = dout v^T (+ dweights);  ds = p (m da - r), r = sum over keys of a da;
 //   dq = scale ds k;  dk = scale ds^T q.  Without dweights r = sum over D of dout out.
 //
-// The parameters of the kernels, all float32:
+// The parameters of the kernels, all float32, or the four arrays of the first line and their
+// gradients bfloat16 where the name says so:
 //
 //   q, out, dout, dq (B, H, T, D);  k, v, dk, dv (B, H, S, D);  bias broadcasts to (B, H, T, S)
 //   heads        B H
@@ -18,6 +19,7 @@
 //   top, inverse (B, H, T): each row's maximum, and 1 / sum of exp(score - maximum): what the
 //                backward needs
 //   dropping     1 where there is a dropout: its seed, draw, threshold and factor as in dropout.cu
+//   vector       1 where 16 bytes of each row can be moved at a time: rows begin at multiples of that
 //
 // A row whose scores are all -inf gives NaN. Where all are the lowest float32, as a padding mask
 // makes them, they are equal, and so are the weights.

@@ -116,13 +116,13 @@ class Attention(Case):
         if version.startswith("attention_softmax"):
             self._launch_plain(device, version, block, arrays)
             return
-        tiles, strides = version != "attention_rows", (H * T * D, T * D, D)
-        load(_attention_file(version), device)[version](
+        strides = (H * T * D, T * D, D)
+        load(grids.attention_file(version), device)[version](
             arrays["q"], arrays["k"], arrays["v"], None, arrays["out"], arrays["top"],
             arrays["inverse"], B * H, H, T, T, D, *[strides] * 4, (0, 0, 0, 0), self.scale, 1,
-            0, 0, 0, 0, 1.0, *([int(D % 4 == 0)] if tiles else []),
+            0, 0, 0, 0, 1.0, int(D % 4 == 0),
             grid=grids.attention(version, block, B * H, T), block=block,
-            shared=0 if tiles else block // 32 * D * FLOAT,
+            shared=block // 32 * D * FLOAT if version == "attention_rows" else 0,
         )  # fmt: skip
 
     def _launch_plain(self, device: Device, version: str, block: int, arrays: Arrays) -> None:
@@ -158,8 +158,3 @@ class Attention(Case):
         q, k, v = (x.view(B, H, T, D) for x in on_gpu(torch, self.q, self.k, self.v))
         function = torch.nn.functional.scaled_dot_product_attention
         return lambda: function(q, k, v, is_causal=True)
-
-
-def _attention_file(version: str) -> str:
-    return next((f"{file}.cu" for file in ("attention_tiles", "attention_mma")
-                 if version.startswith(file)), "attention.cu")  # fmt: skip

@@ -97,6 +97,13 @@ def layer_norm_backward_sum(C: int) -> int:
     return ceil_div(2 * C, 32)
 
 
+def attention_file(version: str) -> str:
+    """The file that has a version of attention or of its gradient."""
+    files = ("attention_tiles_backward", "attention_mma_backward", "attention_tiles",
+             "attention_mma")  # fmt: skip
+    return next((f"{file}.cu" for file in files if version.startswith(file)), "attention.cu")
+
+
 def attention(version: str, block: int, heads: int, T: int) -> int:
     """Of attention_tiles_…, attention_mma_… and attention_rows; heads: B H. The backward's kernels
     have as many with T, or with S for T, rows.

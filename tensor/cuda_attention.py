@@ -60,14 +60,14 @@ def attention(
         return out, weights if want_weights else None, (top, inverse)
     out = _empty_heads(be, B, H, T, D, q.dtype)
     if out.size:
-        tiles = not how.name.startswith("attention_rows")
-        be.kernel(_file(how.name), how.name)(
+        rows = how.name.startswith("attention_rows")
+        be.kernel(grids.attention_file(how.name), how.name)(
             q.strided, k.strided, v.strided, _strided(bias), out.strided, top, inverse, B * H, H, T,
             Changing(S, "length"), D, *(x.strides[:3] for x in (q, k, v, out)),
             _bias_strides(bias, (B, H, T, S)), scale, int(causal), *_dropping(dropout),
-            *([_vector(D, q, k, v)] if tiles else []),
+            _vector(D, q, k, v),
             grid=grids.attention(how.name, how.block, B * H, T), block=how.block,
-            shared=0 if tiles else how.block // 32 * D * 4, order=how.order,
+            shared=how.block // 32 * D * 4 if rows else 0, order=how.order,
         )  # fmt: skip
     return out, None, (top, inverse)
 
@@ -136,7 +136,7 @@ def _tiles_backward(
 ) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     B, H, T, D = q.shape
     S, heads, size = k.shape[2], B * H, _tile(D)
-    file = _file(how.name)
+    file = grids.attention_file(how.name)
     # Two threads a row of a block of the tiles, which has 32 rows, or 16 for D <= 128.
     block = 128 if "mma" in how.name else 64 if size <= 64 else 32
     top, inverse = stats
@@ -193,15 +193,6 @@ def _best_backward(D: int, dtype: np.dtype) -> Version:
     if precision:
         return Version(f"attention_mma_backward_{precision}", 128)
     return Version("attention_tiles_backward", 64)
-
-
-def _file(name: str) -> str:
-    """Where a version is."""
-    for family in ("attention_tiles_backward", "attention_mma_backward", "attention_tiles",
-                   "attention_mma"):  # fmt: skip
-        if name.startswith(family):
-            return f"{family}.cu"
-    return "attention.cu"
 
 
 def _tile(D: int) -> int:

@@ -40,6 +40,9 @@ def test_the_others():
     assert grids.attention("attention_tiles_64", 128, 6, 65) == 12      # 64 queries a block
     assert grids.attention("attention_mma_tf32_64", 128, 6, 65) == 12
     assert grids.attention("attention_rows", 128, 6, 65) == 390
+    assert grids.attention_file("attention_mma_backward_tf32") == "attention_mma_backward.cu"
+    assert grids.attention_file("attention_mma_tf32_64") == "attention_mma.cu"
+    assert grids.attention_file("attention_softmax_backward_warp") == "attention.cu"
     assert grids.attention_softmax("attention_softmax_warp", 64, 65) == 33
     assert grids.attention_softmax("attention_softmax_naive", 64, 65) == 2
     assert [grids.layer_norm_backward(rows) for rows in (1, 256, 1024, 3200, 10**6)] == [

@@ -54,11 +54,12 @@ def heads(be, order):
     q, k, v, dout = (be.from_numpy(x) for x in normal(3, *[(1, 2, 70, 36)] * 4))
     options = (None, 0.2, True, DropoutMask(0.2, 1, 2))
     for name, block in [("attention_softmax_warp", 64), ("attention_rows", 96),
-                        ("attention_tiles_64", 128)]:
+                        ("attention_tiles_64", 128), ("attention_mma_bf16_64", 128)]:
         out, _, stats = cuda_attention.attention(be, q, k, v, *options, False,
                                                  Version(name, block, order))
         yield from (out, *stats)
-    for name in ("attention_softmax_backward_warp", "attention_tiles_backward"):
+    for name in ("attention_softmax_backward_warp", "attention_tiles_backward",
+                 "attention_mma_backward_bf16"):
         yield from cuda_attention.attention_backward(be, dout, None, q, k, v, out, *options, stats,
                                                      Version(name, 64, order))
 
