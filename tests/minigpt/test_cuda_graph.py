@@ -16,7 +16,7 @@ from minigpt import GPT2Config, GPT2LMHeadModel
 from minigpt.cli import main
 from tensor import RecordedStep, Tensor, cuda_fused, cuda_moving, dropout, manual_seed
 from tensor.devices import get_backend
-from tests.kernels.devices import NAME, needs_device
+from tests.kernels.devices import NAME, check_every_access, needs_device
 from tests.minigpt.training_helpers import SMALL, TEXT, start, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_device")]
@@ -173,6 +173,17 @@ def test_tokens_and_logits_have_the_same_bits(prompts, mask, options):
     if not options.get("do_sample"):
         cpu = tiny("cpu").generate(prompts, mask, **options)
         np.testing.assert_array_equal(recorded.sequences, cpu.sequences)
+
+
+def test_replays_where_every_access_is_checked(tmp_path, text, monkeypatch):
+    check_every_access(monkeypatch)
+    config = SMALL.replace(device=NAME, data=text, cuda_graph=True)
+    losses = [run(config, tmp_path / "run", steps=4).figures]
+    losses.append(run(config.replace(cuda_graph=False), tmp_path / "plain", steps=4).figures)
+    assert losses[0] == losses[1]
+    tokens = [tiny().generate(PROMPTS, PADDED, max_new_tokens=5, pad_token_id=0, cuda_graph=graph)
+              for graph in (True, False)]
+    assert (tokens[0] == tokens[1]).all()
 
 
 def test_a_token_is_one_launch():

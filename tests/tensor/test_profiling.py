@@ -10,7 +10,9 @@ import pytest
 
 import tensor
 from tensor import Tensor, nn, optim
+from tensor.devices import get_backend
 from tensor.ops.function import Function
+from tests.kernels import devices
 
 
 class Sleep(Function):
@@ -89,3 +91,21 @@ def test_a_profile_of_nothing_prints():
     with tensor.profile() as p:
         pass
     assert "together" in str(p)
+
+
+@pytest.mark.slow
+def test_launches_on_a_device_are_counted():
+    devices.needs_device()
+    backend = get_backend(devices.NAME)
+    x = Tensor(np.ones((4, 4), np.float32), requires_grad=True, device=devices.NAME)
+    before = backend.launches
+    with tensor.profile() as p:
+        y = x.exp()
+        (y * y + y + x).sum().backward()  # y's and x's gradients are sums of two and more
+    assert (p.rows["Exp"].launches, p.rows["Mul"].launches, p.rows["Add"].launches) == (1, 1, 2)
+    assert p.launches == backend.launches - before
+    inside = sum(row.launches for row in p.rows.values())
+    assert 0 < inside < p.launches
+    lines = str(p).splitlines()
+    assert [line.split()[-1] for line in lines[-2:]] == [str(p.launches - inside), str(p.launches)]
+    assert lines[0].endswith("launches") and len({len(line) for line in lines}) == 1
