@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from tensor import Module, Tensor, bias_gelu, where
-from tensor.functional import linear
+from tensor import Module, Tensor, linear_gelu, where
 from tensor.nn import Conv1D
 
 
@@ -56,17 +55,18 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "laplace": laplace,
     "linear": lambda x: x,
 }
-# Those before which a bias can be added in the same walk, and their form in tensor.bias_gelu.
+# Those before which a bias can be added in the same walk, and their form in tensor.linear_gelu.
 WITH_BIAS: dict[Callable[[Tensor], Tensor], str] = {gelu_tanh: "tanh", Tensor.gelu: "none"}
 # Known to transformers, but with parameters of their own, which no GPT-2 checkpoint has.
 LEARNED_ACTIVATIONS = ("prelu", "xielu")
 
 
 def activated(layer: Module, activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """activation(layer(x)). After a Conv1D, a GELU adds the bias itself and sums up its gradient:
-    the same numbers, with fewer walks through the largest array of a block.
+    """activation(layer(x)). After a Conv1D, a GELU adds the bias itself and sums up its gradient,
+    or is part of the product: the same numbers, with fewer walks through the largest array of a
+    block.
     """
     form = WITH_BIAS.get(activation)
     if form is None or type(layer) is not Conv1D:
         return activation(layer(x))
-    return bias_gelu(linear(x, layer.weight), layer.bias, form)
+    return linear_gelu(x, layer.weight, layer.bias, form)

@@ -99,6 +99,7 @@ class Backend(Protocol):
     #   axes first
     def linear(self, x: Array, w: Array, b: Array | None, transpose: bool) -> Array: ...
     # ^ (..., K), (K, N) or with transpose (N, K), (N,) -> (..., N)
+    def linear_gelu(self, x: Array, w: Array, b: Array) -> Array: ...  # GPT-2's GELU of linear
     def linear_backward_weight(self, x: Array, dy: Array) -> Array: ...  # -> (K, N), sum over rows
 
     # --- fused; the last axis is the one that is normalised

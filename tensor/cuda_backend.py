@@ -181,6 +181,7 @@ class CudaBackend:
 
     matmul = multiplied(cuda_matmul.matmul)
     linear = multiplied(cuda_matmul.linear)
+    linear_gelu = multiplied(cuda_matmul.linear_gelu)
     linear_backward_weight = multiplied(cuda_matmul.linear_backward_weight)
 
     # --- fused

@@ -51,6 +51,14 @@ def linear(
     return reshaped(y, (*x.shape[:-1], y.shape[-1]))
 
 
+def linear_gelu(
+    be: Launcher, x: DeviceArray, w: DeviceArray, b: DeviceArray, version: Version | None = None
+) -> DeviceArray:
+    """GPT-2's GELU of x w + b, computed before the product is stored."""
+    y = product(be, as_rows(be, x), w, b, False, False, gelu=True, version=version)
+    return reshaped(y, (*x.shape[:-1], y.shape[-1]))
+
+
 def linear_backward_weight(
     be: Launcher, x: DeviceArray, dy: DeviceArray, version: Version | None = None
 ) -> DeviceArray:

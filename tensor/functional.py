@@ -11,6 +11,7 @@ import numpy as np
 from tensor.apply import apply, operands
 from tensor.backend import DropoutMask
 from tensor.dtypes import FLOAT32, HALVES, is_float, name_of
+from tensor.graph import is_grad_enabled
 from tensor.ops import elementwise, fused, matmul, shape
 from tensor.ops.function import broadcast_shapes, normalize_axis
 from tensor.random import Generator, default_generator
@@ -84,20 +85,38 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None, transpose: bool = False) -> Tensor:
     """x w + b: (..., K), (K, N), (N,) -> (..., N). With `transpose`, w is (N, K)."""
-    _need_tensors("linear", x, w, *(() if b is None else (b,)))
+    _check_linear("linear", x, w, b, transpose)
+    inputs = (x, w) if b is None else (x, w, b)
+    return apply(matmul.Linear, *inputs, transpose=transpose)
+
+
+def _check_linear(name: str, x: Tensor, w: Tensor, b: Tensor | None, transpose: bool) -> None:
+    inputs = (x, w) if b is None else (x, w, b)
+    _need_tensors(name, *inputs)
     rows, columns = w.shape[::-1] if transpose and w.ndim == 2 else (w.shape + (-1, -1))[:2]
     if w.ndim != 2 or x.ndim == 0 or x.shape[-1] != rows:
         raise ValueError(
-            f"linear: input {x.shape} and weight {w.shape}{' transposed' if transpose else ''}: "
+            f"{name}: input {x.shape} and weight {w.shape}{' transposed' if transpose else ''}: "
             "the input's last size must be the weight's number of rows"
         )
     if b is not None and b.shape != (columns,):
         raise ValueError(
-            f"linear: bias {b.shape} does not match the {columns} columns of the weight"
+            f"{name}: bias {b.shape} does not match the {columns} columns of the weight"
         )
-    inputs = (x, w) if b is None else (x, w, b)
-    _same_dtype("linear", *inputs)
-    return apply(matmul.Linear, *inputs, transpose=transpose)
+    _same_dtype(name, *inputs)
+
+
+def linear_gelu(x: Tensor, w: Tensor, b: Tensor, approximate: str = "none") -> Tensor:
+    """GELU(x w + b), as `bias_gelu` of `linear`: (..., K), (K, N), (N,) -> (..., N).
+
+    Where no gradient is recorded, a device computes GPT-2's form before it stores the product.
+    """
+    _check_linear("linear_gelu", x, w, b, False)
+    recorded = is_grad_enabled() and any(t.requires_grad for t in (x, w, b))
+    if recorded or not fused.is_tanh(approximate):
+        return bias_gelu(linear(x, w), b, approximate)
+    _same_dtype("linear_gelu", x, floats=True)
+    return apply(matmul.LinearGelu, x, w, b)
 
 
 def embedding(weight: Tensor, ids: Any) -> Tensor:

@@ -244,6 +244,9 @@ class NumpyBackend:
                 y += b
         return y.reshape(*x.shape[:-1], w.shape[-1])
 
+    def linear_gelu(self, x: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return self.gelu(self.linear(x, w, None, False), b, True, False)[0]
+
     def linear_backward_weight(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             return _as_matrix(x).T @ _as_matrix(dy)

@@ -25,6 +25,13 @@ class MatMul(Function):
         return da, be.matmul(self.a, dy, True, False)
 
 
+class LinearGelu(Function):
+    """y = GELU(x w + b) in GPT-2's form, where nothing is recorded: no backward."""
+
+    def forward(self, x: Array, w: Array, b: Array) -> Array:
+        return self.backend.linear_gelu(x, w, b)
+
+
 class Linear(Function):
     """y = x w + b, x (..., K), w (K, N), b (N,): dx = dy w^T, dw = x^T dy, db = sum of rows of dy.
 

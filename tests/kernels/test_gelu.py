@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from tensor import cuda_gelu
+from tensor import Tensor, cuda_gelu, linear_gelu
 from tensor.cuda_launch import Version
-from tests.kernels.devices import ORDERS, backend, close, needs_device, normal
+from tests.kernels.devices import NAME, ORDERS, backend, close, needs_device, normal
 from tests.tensor import slow_ops
 
 pytestmark = pytest.mark.slow
@@ -98,6 +98,20 @@ def test_the_model_gets_four_at_a_time_and_the_bias_gradient_in_the_same_walk(
     z = x.numpy() + b.numpy().astype(np.float64)
     close(y, slow_ops.gelu(z, True))
     close(first[1], (dy.numpy() * tanh_slope(z)).sum(0), 1e-5)
+
+
+def test_without_a_gradient_the_product_computes_it():
+    """One launch in the place of two, and the same numbers as with a gradient."""
+    given = normal(4, (2, 33, 36), (36, 132), (132,))
+    for tanh, launches in (("tanh", 1), ("none", 2)):
+        x, w, b = (Tensor(a, device=NAME) for a in given)
+        device = x.backend.device
+        device.launches = 0
+        y = linear_gelu(x, w, b, tanh)
+        assert device.launches == launches
+        w.requires_grad = True
+        close(y, slow_ops.gelu(given[0] @ given[1].astype(np.float64) + given[2], tanh == "tanh"))
+        close(linear_gelu(x, w, b, tanh), y.numpy(), 1e-6)
 
 
 def test_nothing_and_no_rows():

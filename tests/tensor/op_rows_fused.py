@@ -18,6 +18,7 @@ from tensor import (
     embedding,
     layer_norm,
     linear,
+    linear_gelu,
     mse_loss,
 )
 from tests.tensor import slow_ops
@@ -144,7 +145,14 @@ def _gelu_form(approximate: str) -> Op:
               plain=lambda x, b: slow_ops.gelu(x + b, approximate == "tanh"))  # fmt: skip
 
 
-GELUS = [_gelu_form("none"), _gelu_form("tanh")]
+GELUS = [
+    _gelu_form("none"), _gelu_form("tanh"),
+    Op("linear_gelu", lambda x, w, b: linear_gelu(x, w, b, "tanh"),
+       [((2, 3, 5), (5, 7), (7,)), ((5,), (5, 4), (4,)), ((33, 12), (12, 132), (132,)),
+        ((0, 4), (4, 4), (4,))],
+       lambda torch, x, w, b: torch.nn.functional.gelu(x @ w + b, approximate="tanh"),
+       plain=lambda x, w, b: slow_ops.gelu(x @ w + b, True)),
+]  # fmt: skip
 
 
 def _attention_twin(torch: Any, q: Any, k: Any, v: Any, bias: Any, scale: Any, causal: bool) -> Any:
