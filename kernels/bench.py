@@ -147,8 +147,10 @@ def count_case(job: Job, device: Device, lines_too: bool) -> Report:
 
 
 def _about(case: Case, version: str, block: int, error: float) -> dict[str, Any]:
-    return {"family": case.family, "shape": list(case.sizes), "version": version, "block": block,
-            "error": error, "problem_bytes": case.bytes, "problem_flops": case.flops}  # fmt: skip
+    return {
+        "family": case.family, "shape": list(case.sizes), "version": version, "block": block,
+        "error": error, "problem_bytes": case.bytes_of(version), "problem_flops": case.flops,
+    }  # fmt: skip
 
 
 # --- measured on a GPU
@@ -161,45 +163,60 @@ def measure_case(job: Job, gpu: Gpu, limits: Limits) -> Report:
         f"### {case.family}, {case}: measured on {gpu.name}", "",
         "| version | block | us (least to most) | GB/s | TFLOP/s | of the limit | x naive |",
         "|--|--|--|--|--|--|--|"])  # fmt: skip
-    naive = None
+    naive = 0.0  # seconds of the ladder's first rung that ran
     for version, block in job.runs:
         try:
             error, timing = gpu.measure(case, version, block)
         except (KernelError, MemoryError, ValueError) as fault:
-            report.lines.append(f"| {version} | {block} | failed: {str(fault)[:200]} | | | | |")
-            report.good = False
+            _failed(report, version, block, f"failed: {str(fault)[:200]}")
             continue
         row = _about(case, version, block, error)
         if timing is None:
-            report.lines.append(f"| {version} | {block} | wrong, off by {error:.2g} | | | | |")
-            report.good = False
+            _failed(report, version, block, f"wrong, off by {error:.2g}")
         else:
             naive = naive or timing.seconds
-            share = limits.seconds(case, version) / timing.seconds
-            row |= {**timing._asdict(), "share_of_limit": share, "beside_naive":
-                    naive / timing.seconds}  # fmt: skip
-            report.lines.append(f"| {version} | {block} | {_speed(case, timing)} | {share:.0%} | "
-                                f"{naive / timing.seconds:.2f} |")  # fmt: skip
-            report.points.append(bench_plot.Point(version, case.flops / case.bytes,
+            row |= {**timing._asdict(), "beside_naive": naive / timing.seconds,
+                    "share_of_limit": limits.seconds(case, version) / timing.seconds}  # fmt: skip
+            report.lines.append(_line(row))
+            report.points.append(bench_plot.Point(version, case.flops / case.bytes_of(version),
                                                   case.flops / timing.seconds))  # fmt: skip
         report.rows.append(row)
-    try:
-        timing = gpu.measure_torch(case)
-    except RuntimeError as fault:  # as where its memory is full
-        timing = None
-        report.lines.append(f"| torch, float32 | | failed: {str(fault)[:200]} | | | | |")
-    if timing:
-        beside = f"{naive / timing.seconds:.2f}" if naive else ""
-        report.lines.append(f"| torch, float32 | | {_speed(case, timing)} | | {beside} |")
-        report.rows.append({**_about(case, "torch", 0, 0.0), **timing._asdict()})
+    _measure_torch(report, gpu, naive)
     return report
 
 
-def _speed(case: Case, timing: Any) -> str:
-    note = "" if timing.piled else " (Python's time)"
-    return (f"{timing.seconds * 1e6:.1f} ({timing.least * 1e6:.1f} to {timing.most * 1e6:.1f})"
-            f"{note} | {case.bytes / timing.seconds / 1e9:.0f} | "
-            f"{case.flops / timing.seconds / 1e12:.2f}")  # fmt: skip
+def _failed(report: Report, version: str, block: int, why: str) -> None:
+    report.lines.append(f"| {version} | {block} | {why} | | | | |")
+    report.good = False
+
+
+def _measure_torch(report: Report, gpu: Gpu, naive: float) -> None:
+    """A row of torch, where it is installed; that it fails is no fault of ours."""
+    case = report.case
+    try:
+        timing = gpu.measure_torch(case)
+    except RuntimeError as fault:  # as where its memory is full
+        report.lines.append(f"| torch, float32 | | failed: {str(fault)[:200]} | | | | |")
+        return
+    if timing:
+        row = {**_about(case, "torch, float32", 0, 0.0), **timing._asdict(),
+               "beside_naive": naive / timing.seconds}  # fmt: skip
+        report.lines.append(_line(row))
+        report.rows.append(row)
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A measured row, in Markdown."""
+    seconds = row["seconds"]
+    us = " to ".join(f"{row[name] * 1e6:.1f}" for name in ("least", "most"))
+    note = "" if row["piled"] else ", of which some is Python's"
+    share = f"{row['share_of_limit']:.0%}" if "share_of_limit" in row else ""
+    cells = [row["version"], row["block"] or "",
+             f"{seconds * 1e6:.1f} ({us}){note}",
+             f"{row['problem_bytes'] / seconds / 1e9:.0f}",
+             f"{row['problem_flops'] / seconds / 1e12:.2f}", share,
+             f"{row['beside_naive']:.2f}"]  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 # --- the command
@@ -259,7 +276,7 @@ def _heading(gpu: Gpu, limits: Limits) -> str:
 def _tune(job: Job, report: Report, gpu: Gpu) -> None:
     """Keep what was the fastest, of the times that are the GPU's and not Python's."""
     seconds = {tuning.Choice(row["version"], row["block"]): row["seconds"]
-               for row in report.rows if row["version"] != "torch" and row.get("piled")}
+               for row in report.rows if row["block"] and row.get("piled")}
     found = tuning.choices_from(job.family.family, job.sizes, seconds)
     kept = tuning.keep(job.family.family, found, gpu.device)
     print(f"kept in {kept}\n" if kept else "not kept: MINIGPT_TUNING is off\n")

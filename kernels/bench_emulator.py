@@ -19,7 +19,7 @@ def counting_device() -> Device:
 def count(case: Case, version: str, block: int, device: Device) -> tuple[KernelCounts, float]:
     """What one launch of a version does, all its kernels together, and its error."""
     assert isinstance(device, EmulatorDevice)
-    arrays = case.upload(device)
+    arrays = case.upload(device, version)
     device.counts.clear()
     case.launch(device, version, block, arrays)
     together = device.counts.together(f"{version}, {block}")

@@ -61,7 +61,8 @@ class Limits:
         kind, times = precision(version), 1
         if kind == "3xtf32":
             kind, times = "tf32", 3
-        return max(case.bytes / self.bytes_per_s, times * case.flops / asdict(self)[kind])
+        arithmetic = times * case.flops / asdict(self)[kind]
+        return max(case.bytes_of(version) / self.bytes_per_s, arithmetic)
 
 
 class Gpu:
@@ -163,13 +164,13 @@ class Gpu:
 
     def measure(self, case: Case, version: str, block: int) -> tuple[float, Timing | None]:
         """The error of a first launch and, where that is small enough, the time of others."""
-        sets = [case.upload(self.device)]
+        sets = [case.upload(self.device, version)]
         case.launch(self.device, version, block, sets[0])
         error = case.error(sets[0])
         if not error <= case.tolerance(version):
             return error, None
         while sum(x.nbytes for arrays in sets for x in arrays.values()) < 2 * self.cache_bytes:
-            sets.append(case.upload(self.device))
+            sets.append(case.upload(self.device, version))
         return error, self.time([self._step(case, version, block, arrays) for arrays in sets])
 
     def _step(self, case: Case, version: str, block: int, arrays: Arrays) -> Step:

@@ -24,7 +24,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kernels.bench_cases import precision
+from kernels.bench_cases import in_halves, precision
 from kernels.bench_families import FAMILIES
 from kernels.cuda import CudaDevice
 from kernels.cuda_compile import find_nvcc, included_files
@@ -77,6 +77,7 @@ def may_stand_for(family: str, usual: str, choice: Choice, sizes: Sizes) -> bool
         usual in case.versions
         and choice.block in case.versions.get(choice.version, ())
         and precision(choice.version) == precision(usual)
+        and in_halves(choice.version) == in_halves(usual)
         and case.needs.get(choice.version, nothing) <= case.needs.get(usual, nothing)
         and not case.why_not(choice.version, sizes, choice.block)
     )

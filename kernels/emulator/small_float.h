@@ -40,7 +40,9 @@ template <int E, int M> struct EmuSmallFloat {      // bits of the exponent and 
     static uint16_t of_integer(long long x) {       // its upper half cannot lie between two numbers
         return rounded(x > (1ll << 40) || x < -(1ll << 40) ? double(x | 1) : double(x));
     }
-    EMU_QUIET double wide() const {
+    // The element itself is read here, where it is counted, as a GPU reads it.
+    __attribute__((always_inline)) double wide() const { return widened(bits); }
+    EMU_QUIET static double widened(unsigned bits) {
         int exponent = bits >> M & ((1 << E) - 1), mantissa = bits & ((1 << M) - 1);
         double x = exponent == (1 << E) - 1 ? (mantissa ? double(NAN) : double(INFINITY))
                    : exponent ? (mantissa + (1 << M)) * power_of_two(exponent - BIAS - M)

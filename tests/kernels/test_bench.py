@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 
 from kernels import bench, bench_plot
-from kernels.bench_cases import Case, Softmax, precision
+from kernels.bench_cases import Case, precision
 from kernels.bench_emulator import count
 from kernels.bench_products import Matmul
+from kernels.bench_rows import Softmax
 from kernels.device import get_device
 from kernels.launch import HERE, load
 from tests.kernels.emulated import needs_compiler
 
-SMALL = {"matmul": "33x17x40", "attention": "1x2x33x32", "layer_norm": "5x68", "softmax": "5x65",
-         "gelu": "5x68", "cross_entropy": "5x65", "adamw": "1001", "copy": "33x65"}
+SMALL = {"matmul": "33x17x40", "attention": "1x2x33x32", "attention_backward": "1x2x33x32",
+         "layer_norm": "5x68", "layer_norm_backward": "5x68", "softmax": "5x65",
+         "softmax_backward": "5x68", "gelu": "5x68", "cross_entropy": "5x65",
+         "cross_entropy_backward": "5x65", "adamw": "1001", "copy": "33x65"}
 
 
 @pytest.mark.parametrize(("words", "says"), [

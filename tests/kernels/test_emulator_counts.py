@@ -11,6 +11,7 @@ pytestmark = pytest.mark.slow
 
 SOURCE = """
 #include "ptx.cuh"
+#include <cuda_bf16.h>
 #include <mma.h>
 extern "C" __global__ void strided(const float* x, float* y, int stride) {
     int t = threadIdx.x;
@@ -36,6 +37,12 @@ extern "C" __global__ void broadcast(const float* x, float* y, int at) {
 }
 extern "C" __global__ void quads(const float* x, float* y, int unused) {
     reinterpret_cast<float4*>(y)[threadIdx.x] = reinterpret_cast<const float4*>(x)[threadIdx.x];
+}
+extern "C" __global__ void halves(const float* x, float* y, int stride) {
+    const __nv_bfloat16* from = reinterpret_cast<const __nv_bfloat16*>(x);
+    int t = threadIdx.x;
+    float value = float(from[t * stride]);    // widened
+    reinterpret_cast<__nv_bfloat16*>(y)[t] = __nv_bfloat16(value);    // rounded
 }
 extern "C" __global__ void uneven(const float* x, float* y, int most) {
     int t = threadIdx.x;
@@ -137,6 +144,15 @@ def test_a_vector_is_one_request(launch):
     total = launch("quads", 0).total
     assert (total.global_requests, total.read_sectors, total.write_sectors) == (2, 16, 16)
     assert total.coalescing == 1
+
+
+@pytest.mark.parametrize(("stride", "sectors"), [(1, 2), (2, 4), (16, 32)])
+def test_halves_are_two_bytes(launch, stride, sectors):
+    counts = launch("halves", stride)
+    read, written = (counts.lines[line(marker)] for marker in ("// widened", "// rounded"))
+    assert (read.global_requests, read.global_bytes, read.read_sectors) == (1, 64, sectors)
+    assert (written.global_requests, written.global_bytes, written.write_sectors) == (1, 64, 2)
+    assert counts.total.flops == 0
 
 
 @pytest.mark.parametrize("order", ["forward", "reverse", 7])
