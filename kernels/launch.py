@@ -17,6 +17,7 @@ import numpy as np
 
 from kernels.array import BFLOAT16, DeviceArray, Strided, dtype_name
 from kernels.interface import Device, KernelError, Sizes
+from kernels.recording import Changing
 from kernels.signature import (
     POINTERS,
     SIZES,
@@ -230,7 +231,7 @@ def _integer_adder(wanted: str, letter: str) -> Adder:
     low, high = (-(2**(bits - 1)), 2**(bits - 1) - 1) if letter.islower() else (0, 2**bits - 1)
 
     def add(values: list[int | float], argument: Any) -> None:
-        if type(argument) is int and low <= argument <= high:
+        if type(argument) in (int, Changing) and low <= argument <= high:
             values.append(argument)                 # the most frequent case, quickly
             return
         if isinstance(argument, (bool, np.bool_)) or not isinstance(argument, numbers.Integral):

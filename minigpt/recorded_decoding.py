@@ -9,6 +9,7 @@ import numpy as np
 from minigpt.cache import KVCache
 from minigpt.inputs import Inputs
 from tensor import RecordedStep, Tensor
+from tensor.dtypes import name_of
 
 if TYPE_CHECKING:
     from minigpt.heads import LanguageModel
@@ -21,16 +22,15 @@ class RecordedDecoding:
     first two tokens are computed as ever and recorded, and each one after that is a replay: the
     only numbers that change are where the cache ends, and the tokens and positions themselves.
 
-    ValueError on the CPU, and for weights in half precision.
+    ValueError on the CPU, and where keys are converted at each step, as many as there are by then:
+    for float16, and for padded prompts of a model in bfloat16, whose bias is.
     """
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
-        if model.dtype != np.float32:
-            raise ValueError(
-                "cuda_graph=True replays a model in float32: in half precision its cached keys are "
-                "converted at each step, as many as there are by then"
-            )
+        dtype = name_of(model.dtype)
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"cuda_graph=True replays models in float32 and bfloat16, not {dtype}")
         self._step = RecordedStep(self._logits, model.device)
         self._cache = KVCache()
         self._bias: Tensor | None = None
@@ -47,6 +47,11 @@ class RecordedDecoding:
         cache.reserve(mask.shape[1])
         self._cache = cache
         if not mask.all():
+            if self._model.dtype != np.float32:
+                raise ValueError(
+                    "cuda_graph=True replays padded prompts in float32 only: leave it out, or give "
+                    "prompts of one length"
+                )
             lowest = np.finfo(self._model.dtype).min
             self._bias = self._model.constant(np.where(mask == 0, lowest, 0)[:, None, None])
 

@@ -127,15 +127,13 @@ def cache_append(
     be: Launcher, k_room: Array, v_room: Array, k: Array, v: Array, length: int
 ) -> None:
     """k, v (B, H, T, D) to the positions from length on of k_room, v_room (B, H, room, D)."""
-    rooms = (k_room, v_room)
-    if k.dtype == FLOAT and k.size and all(x.is_contiguous for x in rooms):
-        be.kernel("cache.cu", "cache_append")(
-            k.strided, v.strided, *rooms, k.size, k.shape, k.strides, v.strides, k_room.shape[2],
-            Changing(length, "length"), grid=be.blocks(k.size), block=be.threads,
-        )  # fmt: skip
+    if k.size == 0:
         return
-    for room, new in zip(rooms, (k, v), strict=True):
-        assign(be, room[:, :, length : length + new.shape[2]], new)
+    name = "cache_append_short" if k.dtype in HALVES else "cache_append_float"
+    be.kernel("cache.cu", name)(
+        k.strided, v.strided, k_room, v_room, k.size, k.shape, k.strides, v.strides,
+        k_room.shape[2], Changing(length, "length"), grid=be.blocks(k.size), block=be.threads,
+    )  # fmt: skip
 
 
 def _goes_by_fours(into: Array, x: Array, sizes: Shape, to: Shape, xs: Shape) -> bool:

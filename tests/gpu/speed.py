@@ -37,7 +37,8 @@ SHAPES = {"124M": {"train": (4, 512), "decode": (1, 64)}, "tiny": {"train": (2, 
 LIBRARIES = {
     "train": ["ours", "ours-graph", "ours-tf32", "ours-bf16", "ours-bf16-graph", "torch",
               "torch-tf32", "torch-compile", "torch-bf16-compile"],
-    "decode": ["ours", "ours-graph", "ours-bf16", "torch", "torch-tf32", "transformers"],
+    "decode": ["ours", "ours-graph", "ours-bf16", "ours-bf16-graph", "torch",
+               "torch-tf32", "transformers"],
 }
 Step = Callable[[], object]
 

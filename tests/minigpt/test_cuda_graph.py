@@ -140,10 +140,10 @@ PROMPTS = np.random.default_rng(0).integers(1, V, (3, 5))
 PADDED = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
 
 
-def tiny(device=NAME, **changes):
+def tiny(device=NAME, dtype="float32"):
     manual_seed(3)
-    sizes = {"vocab_size": V, "n_positions": POSITIONS, "n_embd": 32, "n_layer": 2, "n_head": 4}
-    return GPT2LMHeadModel(GPT2Config(**sizes | changes)).to(device).eval()
+    config = GPT2Config(vocab_size=V, n_positions=POSITIONS, n_embd=32, n_layer=2, n_head=4)
+    return GPT2LMHeadModel(config).to(device, dtype).eval()
 
 
 @pytest.mark.parametrize(
@@ -186,6 +186,21 @@ def test_replays_where_every_access_is_checked(tmp_path, text, monkeypatch):
     assert (tokens[0] == tokens[1]).all()
 
 
+def test_bfloat16_has_the_same_bits_too():
+    options = {"max_new_tokens": 12, "eos_token_id": None, "output_logits": True,
+               "return_dict_in_generate": True, "cuda_graph": True}
+    model = tiny(dtype="bfloat16")
+    recorded = model.generate(PROMPTS[:2], **options)
+    plain = model.generate(PROMPTS[:2], **options | {"cuda_graph": False})
+    np.testing.assert_array_equal(recorded.sequences, plain.sequences)
+    for ours, theirs in zip(recorded.logits, plain.logits, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    with pytest.raises(ValueError, match="padded prompts in float32 only"):
+        model.generate(PROMPTS, PADDED, pad_token_id=0, cuda_graph=True)
+    with pytest.raises(ValueError, match="float32 and bfloat16, not float16"):
+        tiny(dtype="float16").generate(PROMPTS, cuda_graph=True)
+
+
 def test_a_token_is_one_launch():
     launches, model = [], tiny()
     backend = get_backend(NAME)
@@ -205,7 +220,7 @@ def test_a_token_is_one_launch():
 
 def test_a_cache_whose_end_nobody_marked_is_told(monkeypatch):
     monkeypatch.setattr(cuda_moving, "Changing", lambda value, counter: value)
-    with pytest.raises(RecordingError, match=r"cache_append with 'int length' 6 where .* 5$"):
+    with pytest.raises(RecordingError, match=r"cache_append_float with 'int length' 6 where .* 5$"):
         tiny().generate(PROMPTS[:1], max_new_tokens=4, cuda_graph=True)
 
 
