@@ -37,7 +37,7 @@
 //   naive           100,518     16         0     naive              75,390      2         1
 //   block            12,600    1.2         0     block              25,392    1.2       1.2
 //   vector            3,184      1         0     vector              6,560      1         1
-//                                                fused, both         9,680      2         1
+//                                                fused, both         9,680    2.1         1
 #include "row.cuh"
 
 __device__ inline float log_sum_exp(float max, float sum) {
