@@ -134,7 +134,7 @@ def gelu_backward(
     """dx = dy * slope, and with a bias db = sum over rows of dx, while a block of it is at hand."""
     with np.errstate(all="ignore"):
         if b is None:
-            return dy * kept, None
+            return np.asarray(dy * kept), None  # of one number, too, an array
         dys, slopes = as_rows(dy), as_rows(kept)
         dx, db = np.empty_like(slopes), np.zeros_like(b)
         for block in blocks(len(dx), dx.itemsize * b.size):

@@ -31,7 +31,7 @@ class HostDevice(Device):
     def _read(self, host, pointer):
         ctypes.memmove(host.ctypes.data, pointer, host.nbytes)
 
-    def copy(self, to, source, nbytes):
+    def copy_bytes(self, to, source, nbytes):
         ctypes.memmove(to, source, nbytes)
 
     def synchronize(self):

@@ -239,10 +239,11 @@ def test_info_adds_up(source, tmp_path, capsys, name):
     each = [line for line in leaves if line.startswith("      " if name == "b" else "        ")]
     assert sum(numbers_of(leaves)) + sum(numbers_of(each)) == model.num_parameters()
     assert any("0 … 1, each" in line for line in lines)
-    assert f"{4 * model.num_parameters() / 1000:.1f} kB of weights, and for each text 128 B" in (
-        lines[-2]
-    )
-    assert f"train it, float32: {16 * model.num_parameters() / 1000:.1f} kB" in lines[-1]
+    run, run_half, train, _ = lines[-4:]
+    n = model.num_parameters() / 1000
+    assert f"{4 * n:.1f} kB of weights, and for each text 128 B" in run
+    assert f"{2 * n:.1f} kB of weights, and for each text 64 B" in run_half
+    assert f"train it, float32: {16 * n:.1f} kB" in train
 
 
 def test_norms_are_those_of_the_tensors(source, capsys):
