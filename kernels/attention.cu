@@ -119,6 +119,7 @@ extern "C" __global__ void attention_softmax_backward_warp(
 template <int WIDTH, class Element>
 __device__ inline float dot(const float* query, const Element* key, int D) {
     float sum = 0.0f;
+#pragma unroll 4
     for (int d = 0; d < D; d += WIDTH) {
         Pack<WIDTH> left = load_pack<WIDTH>(query, d / WIDTH);
         Pack<WIDTH> right = load_pack<WIDTH>(key, d / WIDTH);

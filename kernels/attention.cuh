@@ -19,7 +19,7 @@
 //   top, inverse (B, H, T): each row's maximum, and 1 / sum of exp(score - maximum): what the
 //                backward needs
 //   dropping     1 where there is a dropout: its seed, draw, threshold and factor as in dropout.cu
-//   vector       1 where 16 bytes of each row can be moved at a time: rows begin at multiples of that
+//   vector       1 where rows begin at multiples of 16 bytes, which can be moved at a time
 //
 // A row whose scores are all -inf gives NaN. Where all are the lowest float32, as a padding mask
 // makes them, they are equal, and so are the weights.

@@ -23,9 +23,10 @@
 // and inverse stay float32. Tiles are half as large, fragments are read as they are, without an
 // instruction to round them, and shared memory is about as busy as the tensor cores again.
 //
-// block 128: 4 warps, 64 queries; 64 keys at a time, of float32 for D <= 128 32. grid
-// heads * ceil(T / 64). Shared memory 18, 34 and 33 KiB for D <= 32, 64 and 128, of bf16_storage 10,
-// 18 and 34; at most 235 registers on sm_80 and sm_90, none spilled: two blocks a multiprocessor.
+// block 128: 4 warps, 64 queries; 64 keys at a time, of float32 for D <= 128 32.
+// grid heads * ceil(T / 64). Shared memory 18, 34 and 33 KiB for D <= 32, 64 and 128, of
+// bf16_storage 10, 18 and 34; at most 235 registers on sm_80 and sm_90, none spilled: two blocks a
+// multiprocessor.
 #include "attention_mma.cuh"
 
 #if HAS_SM_80

@@ -2,9 +2,9 @@
 // cores; attention.cuh has the formulas and the parameters, attention_mma.cuh the products.
 //
 // attention_mma_backward_tf32_queries_32, …_64 and attention_mma_backward_tf32_keys_…, the same for
-// bf16, and for arrays of bfloat16 bf16_storage. As in attention_tiles_backward.cu scores are computed again, one kernel sums up dq and
-// another dk and dv, so that no sum needs an atomic operation and the bits are the same each time.
-// attention_row_products there gives them r.
+// bf16, and for arrays of bfloat16 bf16_storage. As in attention_tiles_backward.cu scores are
+// computed again, and one kernel sums up dq, another dk and dv: so no sum needs an atomic
+// operation, and the bits are the same each time. attention_row_products there gives them r.
 //
 // A warp owns 16 rows, queries in the one kernel and keys in the other, in registers: both left
 // operands and all sums. The other side comes in two tiles by cp.async, a ring of two pairs: while
@@ -16,8 +16,8 @@
 // There attention_tiles_backward.cu takes over.
 //
 // block 128: 4 warps, 64 rows; 32 columns at a time. grids heads * ceil(T / 64) and … ceil(S / 64).
-// Shared memory 18 KiB for D <= 32, 34 for 64, of bf16_storage 10 and 18, and 3/4 more for the keys'
-// kernel; at most 255 registers on sm_80 and sm_90, none spilled: two blocks a multiprocessor.
+// Shared memory 18 KiB for D <= 32, 34 for 64, of bf16_storage 10 and 18, and 3/4 more for the
+// keys; at most 255 registers on sm_80 and sm_90, none spilled: two blocks a multiprocessor.
 #include "attention_mma.cuh"
 
 #if HAS_SM_80
@@ -46,6 +46,7 @@ __device__ void backward_of_queries(InputOf<Precision> dout, InputOf<Precision> 
         row_top[half] = top[t], row_inverse[half] = inverse[t], row_r[half] = r[t];
     }
     int end = head.seen(min(block * M + M, head.T) - 1), now = 0;
+    int seen = head.seen(min(first + 15, head.T - 1));  // by any of the warp's queries
     if (end > 0) {
         copy(keys[0], k, 0, head.S, columns, vector);
         copy(values[0], v, 0, head.S, columns, vector);
@@ -57,6 +58,7 @@ __device__ void backward_of_queries(InputOf<Precision> dout, InputOf<Precision> 
             copy(keys[now ^ 1], k, s0 + N, head.S, columns, vector);
             copy(values[now ^ 1], v, s0 + N, head.S, columns, vector);
         }
+        if (s0 >= seen) continue;
         float s[N / 8][4], da[N / 8][4];
         products(queries, keys[now], s);
         products(douts, values[now], da);
