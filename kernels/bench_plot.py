@@ -34,6 +34,13 @@ class Roof(NamedTuple):
     flops_per_s: dict[str, float]
     measured: bool = False
 
+    def attainable(self, version: str, intensity: float) -> float:
+        """Operations a second that memory and arithmetic leave; 3xtf32 multiplies thrice."""
+        kind = precision(version)
+        peak = self.flops_per_s.get("tf32", 0.0) / 3 if kind == "3xtf32" else (
+            self.flops_per_s.get(kind, 0.0))  # fmt: skip
+        return min(peak or self.flops_per_s["float32"], intensity * self.bytes_per_s)
+
 
 def measured_roof(name: str, limits: dict[str, float]) -> Roof:
     """Of what `bench_gpu.Limits` holds."""
@@ -52,8 +59,9 @@ DATASHEETS = {
 
 
 def draw(path: Path, case: Case, points: list[Point], roof: Roof) -> None:
-    """Write a PNG; none of what has no arithmetic. Points without a time of their own stand
-    each on the datasheet's roof, at its counted operations a byte without a cache.
+    """Write a PNG; none of what has no arithmetic. Of several blocks the fastest is shown. Points
+    without a time of their own stand on the datasheet's roof, each at the problem's operations a
+    byte that was counted without a cache.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -62,7 +70,7 @@ def draw(path: Path, case: Case, points: list[Point], roof: Roof) -> None:
     shown = [point for point in points if point.intensity > 0]
     if not shown:
         return
-    figure = Figure(figsize=(7.5, 4.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(9.5, 4.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set(xscale="log", yscale="log", xlabel="FLOPs of the problem a byte of memory",
@@ -81,19 +89,19 @@ def draw(path: Path, case: Case, points: list[Point], roof: Roof) -> None:
     axes.annotate(f"{roof.bytes_per_s / 1e9:.0f} GB/s", (left, left * roof.bytes_per_s / 1e9),
                   xytext=(6, 0), textcoords="offset points", ha="left", va="top", fontsize=8)
     axes.axvline(best, color="#888888", linestyle="--", linewidth=1, zorder=0)
-    axes.annotate("all data once", (best, 0.02), xycoords=("data", "axes fraction"), rotation=90,
-                  ha="right", va="bottom", fontsize=8)
+    if not roof.measured:
+        axes.annotate("all data once", (best, 0.02), xycoords=("data", "axes fraction"),
+                      rotation=90, ha="right", va="bottom", fontsize=8)
     for number, version in enumerate(dict.fromkeys(point.version for point in shown)):
         own = [point for point in shown if point.version == version]
-        peak = peaks.get(precision(version), peaks["float32"])
-        heights = [min(peak, p.intensity * roof.bytes_per_s) if p.flops_per_s is None
-                   else p.flops_per_s for p in own]
-        axes.plot([p.intensity for p in own], [height / 1e9 for height in heights],
-                  linestyle="none", marker=MARKERS[number % len(MARKERS)], markersize=8,
-                  color=COLOURS[number % len(COLOURS)], markeredgecolor="black",
-                  markeredgewidth=0.6, label=version)
+        best_of_blocks = max(own, key=lambda point: point.flops_per_s or 0.0)
+        x, height = best_of_blocks.intensity, best_of_blocks.flops_per_s
+        height = roof.attainable(version, x) if height is None else height
+        axes.plot([x], [height / 1e9], linestyle="none", label=version, markersize=8,
+                  marker=MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)],
+                  markeredgecolor="black", markeredgewidth=0.6)
     about = (roof.name if roof.measured else
              f"counted on the emulator, without a cache; roof: {roof.name}, datasheet")
     axes.set_title(f"{case.family}, {case}\n{about}", fontsize=10)
-    axes.legend(fontsize=8, loc="upper left")
+    figure.legend(fontsize=8, loc="outside right upper")  # on no point
     figure.savefig(path)
