@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from minigpt.presets import TrainConfig
 from minigpt.pretrained import PreTrainedModel
-
-_FLOAT = 4  # bytes
+from tensor.dtypes import HALVES
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,9 @@ def estimate_memory(model: PreTrainedModel, config: TrainConfig) -> MemoryEstima
     out of the activation (2 n_inner). At the peak there are about 7 C and 2 V more: the embedding,
     ln_f, the logits and their gradient, and what is just being computed. With ``recompute`` a block
     keeps its input alone, and one block at a time has the rest.
+
+    In half precision all of these are halves but the moments, and each trained weight has a
+    float32 master beside it.
     """
     shape = model.config
     C, inner = shape.n_embd, shape.n_inner or 4 * shape.n_embd
@@ -43,9 +45,11 @@ def estimate_memory(model: PreTrainedModel, config: TrainConfig) -> MemoryEstima
     blocks = C * shape.n_layer + block if config.recompute else block * shape.n_layer
     tokens = config.batch_size * config.block_size
     trained = model.num_parameters(only_trainable=True)
+    size = model.dtype.itemsize
+    moments, master = (8, 4) if model.dtype in HALVES else (2 * size, 0)
     return MemoryEstimate(
-        kept=_FLOAT * (model.num_parameters() + 3 * trained),
-        activations=_FLOAT * tokens * (blocks + 7 * C + 2 * shape.vocab_size),
+        kept=size * model.num_parameters() + (size + moments + master) * trained,
+        activations=size * tokens * (blocks + 7 * C + 2 * shape.vocab_size),
     )
 
 
