@@ -6,6 +6,9 @@
 // dropout_eight  A thread the eight elements of one counter, so that each number is computed once;
 //                two loads and two stores of 16 bytes. x and y at multiples of 16 bytes. Threads go
 //                on to the elements beyond the grid.
+// dropout_eight_bfloat16   The same in bfloat16: two loads and two stores of 8 bytes, and the same
+//                elements dropped.
+#include "pack.cuh"
 #include "philox.cuh"
 #include "strides.cuh"
 
@@ -21,10 +24,9 @@ extern "C" __global__ void dropout_naive(const float* __restrict__ x, float* __r
     if (i < n) y[i] = dropped(x[i], Philox(seed, draw).bits(i), threshold, factor);
 }
 
-extern "C" __global__ void dropout_eight(const float* __restrict__ x, float* __restrict__ y,
-                                         long long n, unsigned long long seed,
-                                         unsigned long long draw, unsigned threshold,
-                                         float factor) {
+template <class T>
+__device__ void eights(const T* x, T* y, long long n, unsigned long long seed,
+                       unsigned long long draw, unsigned threshold, float factor) {
     Philox random(seed, draw);
     for (long long i = first_element(); 8 * i < n; i += all_threads()) {
         long long first = 8 * i;
@@ -32,16 +34,26 @@ extern "C" __global__ void dropout_eight(const float* __restrict__ x, float* __r
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 long long at = first + 4 * half;
-                float4 v = *reinterpret_cast<const float4*>(x + at);
-                v.x = dropped(v.x, random.bits(at), threshold, factor);
-                v.y = dropped(v.y, random.bits(at + 1), threshold, factor);
-                v.z = dropped(v.z, random.bits(at + 2), threshold, factor);
-                v.w = dropped(v.w, random.bits(at + 3), threshold, factor);
-                *reinterpret_cast<float4*>(y + at) = v;
+                Pack<4> v = load_pack<4>(x + at, 0);
+                for (int j = 0; j < 4; j++)
+                    v.v[j] = dropped(v.v[j], random.bits(at + j), threshold, factor);
+                store_pack(y + at, 0, v);
             }
         } else {
             for (long long at = first; at < n; at++)
-                y[at] = dropped(x[at], random.bits(at), threshold, factor);
+                y[at] = T(dropped(float(x[at]), random.bits(at), threshold, factor));
         }
     }
+}
+
+extern "C" __global__ void dropout_eight(const float* __restrict__ x, float* __restrict__ y,
+                                         long long n, unsigned long long seed,
+                                         unsigned long long draw, unsigned threshold,
+                                         float factor) {
+    eights(x, y, n, seed, draw, threshold, factor);
+}
+extern "C" __global__ void dropout_eight_bfloat16(
+        const __nv_bfloat16* __restrict__ x, __nv_bfloat16* __restrict__ y, long long n,
+        unsigned long long seed, unsigned long long draw, unsigned threshold, float factor) {
+    eights(x, y, n, seed, draw, threshold, factor);
 }

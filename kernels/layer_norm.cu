@@ -43,8 +43,8 @@
 //                              atomics, so the same bits each time. 32 columns a block; its warps
 //                              share the rows.
 //
-// …_bfloat16: of _vector, _long, add_… and backward_vector, with all arrays but mean, rstd and parts in
-// bfloat16, whose packs of four are 8 bytes; computed in float32.
+// …_bfloat16: of _vector, _long, add_…, backward_vector and backward_sum, with all arrays but mean,
+// rstd and parts in bfloat16, whose packs of four are 8 bytes; computed in float32.
 //
 // blockDim.x: whole warps but for _naive and _columns; _registers, _vector at most 256.
 //
@@ -378,9 +378,8 @@ extern "C" __global__ void __launch_bounds__(256) layer_norm_backward_vector_bfl
     backward_held(dy, x, w, mean, rstd, plus, dx, parts, rows, C);
 }
 
-extern "C" __global__ void layer_norm_backward_sum(const float* __restrict__ parts,
-                                                   float* __restrict__ dw, float* __restrict__ db,
-                                                   int rows, int C) {
+template <class T>
+__device__ void sum_parts(const float* parts, T* dw, T* db, int rows, int C) {
     __shared__ float part[32][32];
     int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
     int c = blockIdx.x * 32 + lane;
@@ -392,6 +391,17 @@ extern "C" __global__ void layer_norm_backward_sum(const float* __restrict__ par
     if (warp > 0 || c >= 2 * C) return;
     sum = 0.0f;
     for (int other = 0; other < warps; other++) sum += part[other][lane];
-    if (c < C) dw[c] = sum;
-    else db[c - C] = sum;
+    if (c < C) dw[c] = T(sum);
+    else db[c - C] = T(sum);
+}
+
+extern "C" __global__ void layer_norm_backward_sum(const float* __restrict__ parts,
+                                                   float* __restrict__ dw, float* __restrict__ db,
+                                                   int rows, int C) {
+    sum_parts(parts, dw, db, rows, C);
+}
+extern "C" __global__ void layer_norm_backward_sum_bfloat16(
+        const float* __restrict__ parts, __nv_bfloat16* __restrict__ dw,
+        __nv_bfloat16* __restrict__ db, int rows, int C) {
+    sum_parts(parts, dw, db, rows, C);
 }

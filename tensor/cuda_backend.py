@@ -197,7 +197,7 @@ class CudaBackend:
     layer_norm_backward = cuda_half.layer_norm_backward
     cross_entropy = cuda_half.cross_entropy
     cross_entropy_backward = cuda_half.cross_entropy_backward
-    dropout = in_float32(cuda_fused.dropout)
+    dropout = cuda_half.dropout
     attention = cuda_half.attention
     attention_backward = cuda_half.attention_backward
 

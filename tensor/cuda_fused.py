@@ -158,7 +158,7 @@ def layer_norm_backward(
     dx, rows, C = be.empty(x.shape, x.dtype), mean.shape[0], x.shape[-1]
     if x.size == 0:
         return dx, cuda_moving.full(be, (C,), 0, x.dtype), cuda_moving.full(be, (C,), 0, x.dtype)
-    dw, db = be.empty((C,)), be.empty((C,))
+    dw, db = be.empty((C,), x.dtype), be.empty((C,), x.dtype)
     aligned = is_aligned(dy, x, w, *(() if plus is None else (plus,)))
     how = version or _layer_norm_backward_version(be, C, aligned)
     kernel = be.kernel("layer_norm.cu", for_type(how.name, x.dtype))
@@ -180,12 +180,10 @@ def layer_norm_backward(
             block=how.block, shared=0 if vector else 8 * C, order=how.order,
         )  # fmt: skip
         plus = None if vector else plus
-        be.kernel("layer_norm.cu", "layer_norm_backward_sum")(
+        be.kernel("layer_norm.cu", for_type("layer_norm_backward_sum", x.dtype))(
             parts, dw, db, blocks, C, grid=grids.layer_norm_backward_sum(C),
             block=max(how.block, be.threads), order=how.order,
         )  # fmt: skip
-    if x.dtype != FLOAT:
-        dw, db = (cuda_moving.cast(be, a, x.dtype) for a in (dw, db))
     if plus is not None:
         cuda_elementwise.accumulate(be, dx, plus)
     return dx, dw, db
@@ -315,7 +313,7 @@ def dropout(
     if x.size:
         how = version or Version("dropout_eight" if is_aligned(x) else "dropout_naive", be.threads)
         eights = be.blocks(ceil_div(x.size, 8), how.block)
-        be.kernel("dropout.cu", how.name)(
+        be.kernel("dropout.cu", for_type(how.name, x.dtype))(
             x, y, x.size, *random_numbers(mask), threshold(mask.p), 1 / (1 - mask.p),
             grid=ceil_div(x.size, how.block) if how.name == "dropout_naive" else eights,
             block=how.block, order=how.order,

@@ -206,6 +206,12 @@ def cross_entropy_backward(
     return primitive(be, dy, logits, targets, ignore, lse, count)
 
 
+def dropout(be: Launcher, x: DeviceArray, mask: DropoutMask) -> DeviceArray:
+    """As cuda_fused.dropout."""
+    x = be.contiguous(x)
+    return in_float32(cuda_fused.dropout, own=BF16 if is_aligned(x) else ())(be, x, mask)
+
+
 def _gelu_takes(x: DeviceArray, b: DeviceArray | None, tanh: bool) -> bool:
     """Is there a kernel of bfloat16? Of GPT-2's form, four elements at a time."""
     return x.dtype == BFLOAT16 and tanh and cuda_gelu.in_fours(x, b)

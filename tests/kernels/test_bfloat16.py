@@ -148,6 +148,26 @@ def test_layer_norm(order, checked):
         near(dx.numpy(), r * (g - means) + wide, scale=10.0)
         sums = np.concatenate([(exact(dy) * h).sum(0), exact(dy).sum(0)])
         np.testing.assert_allclose(parts.numpy().sum(0), sums, atol=1e-4)
+        dw, db = there.empty(C, BFLOAT16), there.empty(C, BFLOAT16)
+        kernels["layer_norm_backward_sum_bfloat16"](parts, dw, db, 2, C, grid=-(-2 * C // 32),
+                                                    block=64, order=order)
+        near(np.concatenate([dw.numpy(), db.numpy()]), sums, scale=100.0)
+
+
+@runs
+def test_dropout(order, checked):
+    """The elements that float32's kernel drops."""
+    there = device(checked)
+    kernels = load("dropout.cu", there)
+    for n in (1, 33, 1000):
+        (x,) = drawn(7, (n,))
+        y, wide = there.empty(n, BFLOAT16), there.empty(n)
+        numbers = (n, 5, 2, 1 << 30, 4 / 3)
+        kernels["dropout_eight"](there.from_numpy(widened(x)), wide, *numbers, grid=2, block=64)
+        kernels["dropout_eight_bfloat16"](there.from_numpy(x), y, *numbers, grid=2, block=64,
+                                          order=order)
+        expected = converted(wide.numpy(), BFLOAT16)
+        np.testing.assert_array_equal(widened(y.numpy()), widened(expected))
 
 
 @runs
