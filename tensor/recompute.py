@@ -6,7 +6,8 @@ block's input and running the block a second time costs one more forward pass, a
 block's arrays in memory at a time instead of all of them.
 
 The second run gives the same bits as the first: dropout's masks are a function of the generator's
-state, which is set back for it.
+state, which is set back for it, and both record a graph, without which an operation may take
+another kernel.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from typing import Any
 
 from tensor.apply import apply
 from tensor.backend import Array
-from tensor.graph import enable_grad, no_grad, walk
+from tensor.graph import enable_grad, walk
 from tensor.ops.function import Function
 from tensor.random import default_generator
 from tensor.tensor import Tensor
 
 
 class Recompute(Function):
-    """y = body(*inputs), for any function of tensors; its graph lives in backward alone.
+    """y = body(*inputs), for any function of tensors; its graph is dropped, and made again in
+    backward.
 
     The arrays are those of the inputs and, after them, of the parameters that the function uses.
     The parameters' gradients are added by the walk through the second run, so that backward has
@@ -33,13 +35,16 @@ class Recompute(Function):
     def forward(self, *arrays: Array, body: Callable[..., Tensor], inputs: int) -> Array:
         self.body, self.arrays = body, arrays[:inputs]
         self.random_state = default_generator().get_state()
-        with no_grad():
-            return body(*[Tensor.wrap(a, self.backend) for a in self.arrays]).data
+        return body(*self._inputs()).data
 
-    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+    def _inputs(self) -> list[Tensor]:
         inputs = [Tensor.wrap(array, self.backend) for array in self.arrays]
         for tensor, needed in zip(inputs, self.needs_grad):
             tensor.requires_grad = needed
+        return inputs
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        inputs = self._inputs()
         generator = default_generator()
         now = generator.get_state()
         generator.set_state(self.random_state)
