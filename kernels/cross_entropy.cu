@@ -24,7 +24,9 @@
 //                      not; to multiply later by a dy that is not 1 costs more than it saves.
 //
 // …_vector_bfloat16   logits and dlogits in bfloat16, whose packs of four are 8 bytes; computed in
-//                     float32, like the losses.
+//                     float32, like the losses. Rows of dlogits may be `step` elements apart: at
+//                     multiples of 16 bytes, the products that read them copy eight elements at a
+//                     time, where rows of 50257 would give them one.
 //
 // cross_entropy_mean  The mean of the rows' losses, by one block, in float64: as many numbers as
 //                     there are rows. blockDim.x threads, any number; their order is fixed.
@@ -132,12 +134,16 @@ struct Row {
         return (expf(x - lse) - (v == target ? 1.0f : 0.0f)) * factor;
     }
     // Four at a time, the last ones first: they are the ones that a walk before this one read last.
+    // They are stored at once, and loaded at once where x and dx lie alike.
     template <class T> __device__ void gradient(const T* x, T* dx, int V) const {
-        Quads quads(x, V);
+        Quads quads(dx, V);
         const T* from = x + quads.before;
         T* to = dx + quads.before;
+        bool at_once = reinterpret_cast<size_t>(from) % (4 * sizeof(T)) == 0;
         for (int i = quads.count - 1 - (int)threadIdx.x; i >= 0; i -= blockDim.x) {
-            Pack<4> four = load_pack<4>(from, i);
+            Pack<4> four;
+            if (at_once) four = load_pack<4>(from, i);
+            else for (int j = 0; j < 4; j++) four.v[j] = float(from[4 * i + j]);
             for (int j = 0; j < 4; j++)
                 four.v[j] = this->dx(four.v[j], quads.before + 4 * i + j);
             store_pack(to, i, four);
@@ -184,10 +190,10 @@ extern "C" __global__ void cross_entropy_backward_vector_bfloat16(
         const float* __restrict__ dy, const __nv_bfloat16* __restrict__ logits,
         const long long* __restrict__ targets, const float* __restrict__ lse,
         const float* __restrict__ count, __nv_bfloat16* __restrict__ dlogits, int rows, int V,
-        long long ignore) {
+        long long step, long long ignore) {
     long long at = blockIdx.x;
     Row row(lse[at], dy[0] / count[0], targets[at], ignore);
-    row.gradient(logits + at * V, dlogits + at * V, V);
+    row.gradient(logits + at * V, dlogits + at * step, V);
 }
 
 extern "C" __global__ void cross_entropy_fused(

@@ -282,14 +282,16 @@ def cross_entropy_backward(
     count: DeviceArray,
     version: Version | None = None,
 ) -> DeviceArray:
-    """-> (N, V)."""
+    """-> (N, V). Of bfloat16, rows begin at multiples of 16 bytes, as products want them."""
     dy, logits, targets = be.contiguous(dy), be.contiguous(logits), _long(be, targets)
     rows, V = logits.shape
-    dlogits = be.empty(logits.shape, logits.dtype)
+    step = V if logits.dtype == FLOAT else ceil_div(V, 8) * 8
+    dlogits = be.empty((rows, step), logits.dtype)[:, :V]
     if dlogits.size:
         how = version or _cross_entropy_version(be, "cross_entropy_backward", logits)
         be.kernel("cross_entropy.cu", for_type(how.name, logits.dtype))(
-            dy, logits, targets, lse, count, dlogits, rows, V, ignore,
+            dy, logits, targets, lse, count, dlogits.strided, rows, V,
+            *([] if logits.dtype == FLOAT else [step]), ignore,
             grid=grids.cross_entropy_backward(how.name, how.block, rows, V), block=how.block,
             order=how.order,
         )  # fmt: skip

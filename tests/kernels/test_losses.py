@@ -8,6 +8,7 @@ import pytest
 from tensor import cuda_fused
 from tensor.backend import DropoutMask
 from tensor.cuda_launch import Version
+from tensor.dtypes import BFLOAT16, converted, widened
 from tensor.random import keep_mask
 from tests.kernels.devices import ORDERS, backend, close, needs_device, normal
 from tests.tensor import slow_ops
@@ -110,6 +111,22 @@ def test_cross_entropy(version):
         else:
             assert np.abs(dx.numpy()).max() < 1e-5
     everywhere(run, version, LOGITS)
+
+
+def test_rows_of_the_gradient_in_bfloat16_lie_as_products_want_them():
+    be, rows, V, C = backend(), 20, 131, 40
+    x, w, h = (widened(converted(a, BFLOAT16)) for a in normal(0, (rows, V), (V, C), (rows, C)))
+    targets = np.arange(rows)
+    logits, weight, hidden = (be.from_numpy(converted(a, BFLOAT16)) for a in (x, w, h))
+    _, lse, count = be.cross_entropy(logits, be.from_numpy(targets), -100)
+    dx = be.cross_entropy_backward(be.from_numpy(np.array(1.0, np.float32)), logits,
+                                   be.from_numpy(targets), -100, lse, count)
+    assert dx.strides == (136, 1)       # 17 pieces of 16 bytes
+    d = slow_ops.softmax(x.astype(np.float64), 1)
+    d[targets, targets] -= 1
+    for got, expected in [(be.matmul(dx, weight, False, False), d @ w),
+                          (be.matmul(dx, hidden, True, False), d.T @ h)]:
+        close(be.to_numpy(got), expected / rows, 2e-2)
 
 
 @pytest.mark.parametrize("block", [32, 64, 256])
