@@ -2,7 +2,7 @@
 //
 // C = f(A B + bias) for a batch of matrices. K = 0 gives f(bias). A kernel of the family takes
 //
-//   A, B, bias, C  the arrays; bias (N,) or null for none
+//   A, B, bias, C  the arrays; bias (N,) or null for none; C at a multiple of 16 bytes
 //   M, N, K        A is (M, K), B is (K, N), C is (M, N); C lies row by row without gaps
 //   lda, ldb       elements from one row of A or B, as it lies in memory, to the next
 //   transpose_a    1 if A lies in memory as (K, M); transpose_b the same for B as (N, K)
@@ -14,8 +14,18 @@
 // Every grid is one row of blocks, because x alone may have more than 65535: a block finds its
 // tile by dividing its number. Sums run over k in one fixed order, so the same bits each time.
 #pragma once
+#include <cuda_bf16.h>
+
 #include "gelu.cuh"
 #include "strides.cuh"
+
+// Neighbours in one store.
+__device__ inline void put(float* to, float2 x) { *reinterpret_cast<float2*>(to) = x; }
+__device__ inline void put(float* to, float4 x) { *reinterpret_cast<float4*>(to) = x; }
+__device__ inline void put(__nv_bfloat16* to, float2 x) {
+    unsigned low = __bfloat16_as_ushort(__float2bfloat16(x.x));
+    *reinterpret_cast<unsigned*>(to) = low | __bfloat16_as_ushort(__float2bfloat16(x.y)) << 16;
+}
 
 // One matrix product of the batch, of arrays of T.
 template <class T>
@@ -44,6 +54,26 @@ struct ProductOf {
     // C[m][n] = f(sum + bias[n]), if that is inside of C
     __device__ void store(int m, int n, float sum) const {
         if (m < M && n < N) C[(long long)m * N + n] = T(finished(n, sum));
+    }
+    // The same for two and four neighbours, n a multiple of that: in one store where N is, too.
+    __device__ void store(int m, int n, float2 sums) const {
+        if (N % 2) {
+            store(m, n, sums.x);
+            store(m, n + 1, sums.y);
+        } else if (m < M && n < N) {
+            sums.x = finished(n, sums.x), sums.y = finished(n + 1, sums.y);
+            put(C + (long long)m * N + n, sums);
+        }
+    }
+    __device__ void store(int m, int n, float4 sums) const {
+        if (N % 4) {
+            store(m, n, make_float2(sums.x, sums.y));
+            store(m, n + 2, make_float2(sums.z, sums.w));
+        } else if (m < M && n < N) {
+            sums.x = finished(n, sums.x), sums.y = finished(n + 1, sums.y);
+            sums.z = finished(n + 2, sums.z), sums.w = finished(n + 3, sums.w);
+            put(C + (long long)m * N + n, sums);
+        }
     }
 };
 typedef ProductOf<float> Product;

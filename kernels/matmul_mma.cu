@@ -33,8 +33,14 @@
 //                    rounded once, for C.
 //
 // block 256; grid batches * ceil(M / 128) * ceil(N / 128).
-#include <cuda_bf16.h>
-
+//
+// Registers a thread on sm_80 and sm_90, and bytes of shared memory, none of them spilled (nvcc 13.0;
+// tests/kernels/test_nvcc.py compares):
+//   matmul_mma_tf32          122  124  49,152
+//   matmul_mma_3xtf32        181  180  49,152
+//   matmul_mma_bf16          128  128  49,152
+//   matmul_mma_bf16_storage  126  126  49,152
+// With up to 128 two blocks run on a multiprocessor at a time; 3xtf32's does alone.
 #include "matmul.cuh"
 #include "ptx.cuh"
 
@@ -216,20 +222,6 @@ struct Bf16Storage : Bf16 {
 
 // --- a tile of C
 
-// C[m][n] and C[m][n + 1], n even, in one store where rows of C are even, too.
-template <class T>
-__device__ inline void store_pair(const ProductOf<T>& p, int m, int n, float first, float next) {
-    if (p.N % 2 || reinterpret_cast<size_t>(p.C) % (2 * sizeof(T))) {
-        p.store(m, n, first);
-        p.store(m, n + 1, next);
-    } else if (m < p.M && n < p.N) {
-        T* to = p.C + (long long)m * p.N + n;
-        first = p.finished(n, first), next = p.finished(n + 1, next);
-        if constexpr (sizeof(T) == 4) *reinterpret_cast<float2*>(to) = make_float2(first, next);
-        else *reinterpret_cast<unsigned*>(to) = to_bf16(first, next);
-    }
-}
-
 typedef float Sums[4][4][4];    // a lane's share of 64 x 32: [16 rows][8 columns][as mma_tf32 tells]
 
 template <class Precision, bool A_ROWS, bool B_ROWS>
@@ -306,8 +298,8 @@ __device__ inline void compute(const ProductOf<typename Precision::Element>& all
         for (int j = 0; j < 4; j++)
 #pragma unroll
             for (int h = 0; h < 2; h++)
-                store_pair(p, place.m + m0 + 16 * i + 8 * h + g, place.n + n0 + 8 * j + 2 * t,
-                           c[i][j][2 * h], c[i][j][2 * h + 1]);
+                p.store(place.m + m0 + 16 * i + 8 * h + g, place.n + n0 + 8 * j + 2 * t,
+                        make_float2(c[i][j][2 * h], c[i][j][2 * h + 1]));
 }
 #endif  // HAS_SM_80
 

@@ -12,6 +12,10 @@
 //              memory, where its rows and columns are known again, for bias and GELU.
 //              What limits is the wait for each tile: matmul_mma.cu mends that.
 //              block 128; grid batches * ceil(M / 64) * ceil(N / 64).
+//
+// Registers a thread on sm_80 and sm_90, and bytes of shared memory, none of them spilled (nvcc 13.0;
+// tests/kernels/test_nvcc.py compares):
+//   matmul_wmma  128  128  25,600
 #include <mma.h>
 
 #include "matmul.cuh"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import tensor
-from kernels.launch import HERE, KernelError, Module
+from kernels.device import get_device
+from kernels.launch import HERE, KernelError, Module, load
 from tensor import cuda_matmul, matmul_precision
 from tensor.cuda_launch import Version
 from tensor.dtypes import BFLOAT16, converted, named, widened
@@ -65,6 +66,27 @@ def test_products_of_bfloat16_are_rounded_once():
     close(be.to_numpy(got), expected, 4e-3)
     mixed = be.matmul(on[0], be.from_numpy(converted(b, named("float16"))), False, False)
     close(be.to_numpy(mixed), a.astype(np.float64) @ b, 4e-3)
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.parametrize("version", ["matmul_mma_tf32", "matmul_mma_bf16_storage"])
+def test_no_bank_conflict_and_whole_sectors_of_a_and_b(version, flags):
+    """However the operands lie, as the emulator counts (kernels/emulator/counts.py)."""
+    if NAME != "emulator":
+        pytest.skip("the emulator counts; on a GPU Nsight Compute does")
+    device, bf16_bits = get_device("emulator", counted=True), version.endswith("storage")
+    M, N, K = 128, 256, 64
+    a, b, c = (device.from_numpy(np.ones(shape, np.uint16 if bf16_bits else np.float32))
+               for shape in ((M, K), (K, N), (M, N)))
+    device.counts.clear()
+    load("matmul_mma.cu", device)[version](
+        a, b, None, c, M, N, K, M if flags[0] else K, K if flags[1] else N, *map(int, flags), 0, 1,
+        (1,), (0,), (0,), 1, grid=2, block=256)
+    total = device.counts[version].total
+    assert total.wavefronts == total.ideal_wavefronts > 0
+    assert total.read_sectors * 32 == (2 * M * K + K * N) * c.dtype.itemsize    # A for both tiles
+    # Four lanes store 8 neighbours of a row: a sector of floats, but half of one of bfloat16.
+    assert total.write_sectors * 32 == M * N * 4
 
 
 # ---- planted bugs

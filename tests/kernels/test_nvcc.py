@@ -2,6 +2,7 @@
 spills, and parameters that lie on the GPU where the host packs them.
 """
 
+import re
 import subprocess
 
 import pytest
@@ -14,6 +15,15 @@ from tests.kernels import cubin
 
 ARCHITECTURES = ["75", "80", "86", "89", "90"]
 REGISTERS = 65536       # that a block may have on each of them
+# Kernels meant to be fast, whose files' headers say what they take of a multiprocessor.
+FAST = {
+    "matmul.cu": ["matmul_tiles", "matmul_registers", "matmul_vector", "matmul_rows",
+                  "matmul_rows_bf16"],
+    "matmul_wmma.cu": ["matmul_wmma"],
+    "matmul_mma.cu": ["matmul_mma_tf32", "matmul_mma_3xtf32", "matmul_mma_bf16",
+                      "matmul_mma_bf16_storage"],
+}
+STATED = re.compile(r"^//   (\w+) +(\d+) +(\d+) +([\d,]+)$", re.MULTILINE)
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +32,7 @@ pytestmark = pytest.mark.slow
 def nvcc():
     find_nvcc.cache_clear()
     try:
-        return find_nvcc().path
+        return find_nvcc()
     except CudaError as error:
         pytest.skip(error.failed)
 
@@ -34,11 +44,12 @@ def test_nvcc_compiles_it_as_the_host_believes(nvcc, file, tmp_path):
                 for x in ("-gencode", f"arch=compute_{a},code=sm_{a}")]
     options = [option for option in OPTIONS if option != "-cubin"]
     run = subprocess.run(
-        [nvcc, "-fatbin", "--no-compress", *options, *for_each, "-Xptxas=-warn-spills",
+        [nvcc.path, "-fatbin", "--no-compress", *options, *for_each, "-Xptxas=-warn-spills",
          "--threads", "2", str(HERE / file), "-o", str(fatbin)], capture_output=True, text=True)
     assert (run.returncode, run.stdout + run.stderr) == (0, "")
 
-    signatures = read_signatures((HERE / file).read_text(encoding="utf-8"), file)
+    source = (HERE / file).read_text(encoding="utf-8")
+    signatures = read_signatures(source, file)
     elfs = cubin.elfs_in(fatbin.read_bytes())
     assert len(elfs) == len(ARCHITECTURES)
     for elf in elfs:
@@ -60,3 +71,21 @@ def test_nvcc_compiles_it_as_the_host_believes(nvcc, file, tmp_path):
             assert 0 < -(-facts.registers // 8) * 8 * 32 * warps <= REGISTERS, (
                 f"{name}: {facts.registers} registers are too many for a block of "
                 f"{facts.max_threads} threads: give it __launch_bounds__")
+    if nvcc.release == "13.0":      # another one allots otherwise
+        of = dict(zip(ARCHITECTURES, elfs))
+        facts = {name: facts_of(of, name) for name in FAST.get(file, [])}
+        assert {name: found for name, found in stated(source).items() if name in facts} == facts
+
+
+def stated(source: str) -> dict[str, tuple[int, ...]]:
+    """{name: numbers} of the rows in a file's header: a kernel's are its registers on sm_80 and
+    sm_90, and its bytes of shared memory.
+    """
+    return {name: tuple(int(number.replace(",", "")) for number in numbers)
+            for name, *numbers in STATED.findall(source)}
+
+
+def facts_of(elfs: dict[str, bytes], name: str) -> tuple[int, ...]:
+    """What `stated` should give of a kernel."""
+    old, new = (cubin.kernels(elfs[architecture])[name] for architecture in ("80", "90"))
+    return old.registers, new.registers, old.shared
