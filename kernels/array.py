@@ -13,6 +13,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from kernels.interface import Device
+    from kernels.recording import PrivateMemory
 
 Shape = tuple[int, ...]
 # NumPy has no bfloat16: an element is its bits, under a name that keeps it apart from integers.
@@ -27,20 +28,19 @@ def dtype_name(dtype: np.dtype) -> str:
 class Storage:
     """A piece of device memory of `nbytes` bytes at `pointer`, freed with its last reference.
 
-    While a step is recorded, the recording has memory for it. Raises MemoryError, with the size,
-    where the device has no room.
+    memory: whose piece it is: the device's, or that of a recorded step. Raises MemoryError, with
+    the size, where there is no room.
     """
 
-    __slots__ = ("_memory", "device", "nbytes", "pointer")
+    __slots__ = ("device", "memory", "nbytes", "pointer")
 
-    def __init__(self, device: Device, nbytes: int) -> None:
-        self.device, self.nbytes, self.pointer = device, nbytes, 0
-        self._memory = device if device.recording is None else device.recording.memory
-        self.pointer = self._memory.allocate(nbytes)
+    def __init__(self, device: Device, nbytes: int, memory: Device | PrivateMemory) -> None:
+        self.device, self.nbytes, self.memory, self.pointer = device, nbytes, memory, 0
+        self.pointer = memory.allocate(nbytes)
 
     def __del__(self) -> None:
         if self.pointer:
-            self._memory.free(self.pointer)
+            self.memory.free(self.pointer)
 
 
 class DeviceArray:

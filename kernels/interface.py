@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kernels.array import BFLOAT16, DeviceArray, Shape, Storage, contiguous_strides, dtype_name
-from kernels.recording import Part, Recording, Runner
+from kernels.recording import Part, PrivateMemory, Recording, Runner
 from kernels.signature import Signatures
 
 Sizes = tuple[int, int, int]        # x, y, z
@@ -132,8 +132,10 @@ class Device(abc.ABC):
         self.transfers.from_device_bytes += host.nbytes
         self._read(host, pointer)
 
-    def empty(self, shape: int | Shape, dtype: np.dtype | type = np.float32) -> DeviceArray:
-        """A contiguous array whose elements are unknown until they are written.
+    def empty(self, shape: int | Shape, dtype: np.dtype | type = np.float32,
+              memory: PrivateMemory | None = None) -> DeviceArray:
+        """A contiguous array whose elements are unknown until they are written. Its memory is the
+        device's, or that of the step that is being recorded, unless it is named.
 
         Raises ValueError for a negative size, MemoryError, with the size, where there is no room.
         """
@@ -144,13 +146,15 @@ class Device(abc.ABC):
                             f"{dtype_name(dtype)}")
         if any(size < 0 for size in shape):
             raise ValueError(f"empty: shape {shape} has a negative size")
-        storage = Storage(self, math.prod(shape) * dtype.itemsize)
+        usual = self if self.recording is None else self.recording.memory
+        storage = Storage(self, math.prod(shape) * dtype.itemsize, memory or usual)
         return DeviceArray(storage, shape, contiguous_strides(shape), 0, dtype)
 
     def from_numpy(self, array: np.ndarray) -> DeviceArray:
         """A contiguous copy on the device."""
         host = np.asarray(array, order="C")
-        on_device = self.empty(host.shape, host.dtype)
+        memory = None if self.recording is None else self.recording.constants
+        on_device = self.empty(host.shape, host.dtype, memory)
         if host.size:
             self.write(on_device, host)
         return on_device

@@ -149,13 +149,13 @@ class PrivateMemory:
     """The memory of a recorded step's arrays: none of it goes to anybody else.
 
     In the first take an array may get what an earlier one of its size has given back, since a
-    replay does everything in the same order. In later takes the n-th array gets what the n-th of
-    the first take got. It all goes back to the device when nobody refers to it any more: neither
-    the recording nor an array.
+    replay does everything in the same order; `reuse` says so. In later takes the n-th array gets
+    what the n-th of the first take got. It all goes back to the device when nobody refers to it any
+    more: neither the recording nor an array.
     """
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, device: Device, reuse: bool) -> None:
+        self._device, self._reuse = device, reuse
         self._taken: list[tuple[int, int]] = []         # (bytes, address), in order
         self._given_back: dict[int, list[int]] = {}     # bytes: addresses
         self._sizes: dict[int, int] = {}                # address: bytes
@@ -193,7 +193,7 @@ class PrivateMemory:
         return address
 
     def free(self, address: int) -> None:
-        if not self.is_laid_out:
+        if self._reuse and not self.is_laid_out:
             self._given_back.setdefault(self._sizes[address], []).append(address)
 
     @property
@@ -214,9 +214,10 @@ class Recording:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self.memory = PrivateMemory(device)
+        self.memory = PrivateMemory(device, reuse=True)
+        self.constants = PrivateMemory(device, reuse=False)     # written once, and not by replays
         self.parts: list[Part] = []
-        self._kept: dict[int, Storage] = {}             # each storage that the step touches
+        self._kept: dict[int, Storage] = {}             # what the step touches of others' memory
         self._counters: dict[str, int] = {}             # in the first take
         self._runner: Runner | None = None
         self._failed = False
@@ -242,7 +243,8 @@ class Recording:
             self._counters = counters
         moved = self._moved(counters)
         first, self.parts = self.parts, []
-        self.memory.begin()
+        for memory in (self.memory, self.constants):
+            memory.begin()
         self.device.recording, self._failed = self, True
         try:
             yield
@@ -252,7 +254,8 @@ class Recording:
             self._compare(first, moved)
             self.parts = first
             self._runner = self.device.runner(first)
-        self.memory.end()
+        for memory in (self.memory, self.constants):
+            memory.end()
         self._failed = False
 
     def add_launch(self, kernel: Kernel, arguments: tuple[Any, ...], packed: bytes, grid: Sizes,
@@ -278,7 +281,10 @@ class Recording:
 
     def add_constant(self, array: DeviceArray, host: np.ndarray) -> None:
         """`Device.write` tells of a copy from the host."""
-        self.keep(array)
+        if array.storage.memory is not self.constants:
+            raise RecordingError(
+                f"a step that is recorded overwrites an array from the host, {host.dtype} "
+                f"{host.shape}, which a replay would not do: overwrite it before the step")
         self.parts.append(Constant(array, host.copy()))
 
     def refuse_read(self, host: np.ndarray) -> None:
@@ -290,9 +296,9 @@ class Recording:
             "it could not be replayed. Take .item() and .numpy() after the step")
 
     def keep(self, argument: Any) -> None:
-        """Let the memory of an array live as long as the recording."""
+        """Let an array that is not the step's own live as long as the recording."""
         array = argument.array if isinstance(argument, Strided) else argument
-        if isinstance(array, DeviceArray):
+        if isinstance(array, DeviceArray) and array.storage.memory is not self.memory:
             self._kept[id(array.storage)] = array.storage
 
     def _compare(self, first: list[Part], moved: dict[str, int]) -> None:

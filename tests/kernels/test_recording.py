@@ -41,9 +41,9 @@ class Step:
         return y
 
     def __call__(self, draw):
-        ones = self.device.from_numpy(np.ones(N, np.float32))
         y = self.triple(self.triple(self.x))        # the memory of the inner result is used again
         self.axpy(-1.0, self.triple(self.x), y)
+        ones = self.device.from_numpy(np.ones(N, np.float32))       # but not by a constant
         self.axpy(1.0, ones, y)
         dropped = self.device.empty(N)
         load("dropout.cu", self.device)["dropout_eight"](
@@ -93,9 +93,9 @@ def test_memory_is_used_again_inside_of_a_step_and_by_nobody_else(device):
     for _ in range(2):
         with recording.take():
             result = step(1)
-    # ones and dropped stay, y and the three triples need three places at a time
-    assert recording.memory.nbytes == 4 * N * 5
-    own = set(recording.memory._sizes)
+    # y; and one place for the inner triple, then the last one, then the result
+    assert recording.memory.nbytes == 2 * 4 * N and recording.constants.nbytes == 4 * N
+    own = {*recording.memory._sizes, *recording.constants._sizes}
     assert not own & {device.empty(N).pointer for _ in range(20)}
     before = result.numpy()
     others = [device.from_numpy(np.zeros(N, np.float32)) for _ in range(20)]
@@ -177,6 +177,9 @@ def test_arrays_from_the_host_are_constants(device):
         x = device.from_numpy(np.ones(N, np.float32))
         other.axpy(1.0, other.x, x)
     fails("the step changes an array that it copies from the host", device, overwrite, overwrite)
+    with pytest.raises(RecordingError, match="overwrites an array from the host, float32"):
+        with Recording(device).take():
+            device.write(other.x, np.ones(N, np.float32))
 
 
 def test_a_copy_to_the_host_is_refused(device):
