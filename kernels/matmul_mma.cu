@@ -36,10 +36,10 @@
 //
 // Registers a thread on sm_80 and sm_90, and bytes of shared memory, none of them spilled (nvcc 13.0;
 // tests/kernels/test_nvcc.py compares):
-//   matmul_mma_tf32          122  124  49,152
-//   matmul_mma_3xtf32        181  180  49,152
+//   matmul_mma_tf32          122  126  49,152
+//   matmul_mma_3xtf32        189  187  49,152
 //   matmul_mma_bf16          128  128  49,152
-//   matmul_mma_bf16_storage  126  126  49,152
+//   matmul_mma_bf16_storage  128  128  49,152
 // With up to 128 two blocks run on a multiprocessor at a time; 3xtf32's does alone.
 #include "matmul.cuh"
 #include "ptx.cuh"
@@ -120,18 +120,27 @@ struct Chunks {
 
 // --- from a tile to fragments: 16 rows of A, or columns of B, by 32 bytes of k
 
-// In what follows g = lane / 4 and t = lane % 4. x[i] is, of rows r … r + 15 and of k, the element
-// (g + i % 2 * 8, t + i / 2 * 4).
-template <bool ALONG_ROWS>
+// In what follows g = lane / 4 and t = lane % 4. A fragment has four parts of 8 rows by 16 bytes:
+// part i begins 8 part_row(i) rows and 16 part_k(i) bytes on. mma.sync wants what it multiplies in
+// neighbouring registers: all four parts of A, and of B the two of 8 rows. So they are loaded in
+// this order, or moves would come before each product, as many as there are of everything else.
+template <bool OF_A> __device__ inline int part_row(int i) { return OF_A ? i % 2 : i / 2; }
+template <bool OF_A> __device__ inline int part_k(int i) { return OF_A ? i / 2 : i % 2; }
+
+// x[i] is the element (g, t) of part i.
+template <bool OF_A, bool ALONG_ROWS>
 __device__ inline void load_floats(const float* tile, unsigned r, unsigned k, unsigned (&x)[4]) {
     unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     if (ALONG_ROWS) {
         const float* from = tile + (k + t) * SIDE + r / 32 * 32 + g;
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            x[i] = __float_as_uint(from[i / 2 * 4 * SIDE + (r % 32 + i % 2 * 8 ^ 8 * t)]);
+            x[i] = __float_as_uint(
+                from[part_k<OF_A>(i) * 4 * SIDE + (r % 32 + part_row<OF_A>(i) * 8 ^ 8 * t)]);
     } else {
-        ldmatrix(x, tile + place_in_tile<float, false>(r + lane % 16, k + lane / 16 * 4));
+        int i = lane / 8;
+        ldmatrix(x, tile + place_in_tile<float, false>(r + part_row<OF_A>(i) * 8 + lane % 8,
+                                                       k + part_k<OF_A>(i) * 4));
     }
 }
 
@@ -142,14 +151,14 @@ struct Tf32 {
     static constexpr int DEEP = 8;
     struct Fragment { unsigned x[4]; };
 
-    template <bool ALONG_ROWS>
+    template <bool OF_A, bool ALONG_ROWS>
     __device__ static void load(Fragment& f, const float* tile, unsigned r, unsigned k) {
-        load_floats<ALONG_ROWS>(tile, r, k, f.x);
+        load_floats<OF_A, ALONG_ROWS>(tile, r, k, f.x);
 #pragma unroll
         for (int i = 0; i < 4; i++) f.x[i] = to_tf32(__uint_as_float(f.x[i]));
     }
     __device__ static void multiply(float (&c)[4], const Fragment& a, const Fragment& b, int half) {
-        const unsigned right[2] = {b.x[half], b.x[half + 2]};
+        const unsigned right[2] = {b.x[2 * half], b.x[2 * half + 1]};
         mma_tf32(c, a.x, right);
     }
 };
@@ -159,9 +168,9 @@ struct Tf32x3 {
     static constexpr int DEEP = 8;
     struct Fragment { unsigned big[4], small[4]; };
 
-    template <bool ALONG_ROWS>
+    template <bool OF_A, bool ALONG_ROWS>
     __device__ static void load(Fragment& f, const float* tile, unsigned r, unsigned k) {
-        load_floats<ALONG_ROWS>(tile, r, k, f.big);
+        load_floats<OF_A, ALONG_ROWS>(tile, r, k, f.big);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             float x = __uint_as_float(f.big[i]);
@@ -170,8 +179,8 @@ struct Tf32x3 {
         }
     }
     __device__ static void multiply(float (&c)[4], const Fragment& a, const Fragment& b, int half) {
-        const unsigned big[2] = {b.big[half], b.big[half + 2]};
-        const unsigned small[2] = {b.small[half], b.small[half + 2]};
+        const unsigned big[2] = {b.big[2 * half], b.big[2 * half + 1]};
+        const unsigned small[2] = {b.small[2 * half], b.small[2 * half + 1]};
         float sum[4] = {};
         mma_tf32(sum, a.small, big);
         mma_tf32(sum, a.big, small);
@@ -183,18 +192,18 @@ struct Tf32x3 {
 
 // The order of k in a sum is free, if A and B agree. So two fragments of floats, 8 of k each, become
 // one of 16 without a lane asking another: mma_bf16 wants neighbours 2t, 2t + 1 in a register, and
-// gets t, t + 4.
+// gets t, t + 4. They are new registers in any case, in the order of A on both sides.
 struct Bf16 {
     typedef float Element;
     static constexpr int DEEP = 16;
     struct Fragment { unsigned x[4]; };
 
-    template <bool ALONG_ROWS>
+    template <bool OF_A, bool ALONG_ROWS>
     __device__ static void load(Fragment& f, const float* tile, unsigned r, unsigned k) {
 #pragma unroll
         for (int i = 0; i < 4; i += 2) {
             unsigned x[4];
-            load_floats<ALONG_ROWS>(tile, r, k + 4 * i, x);
+            load_floats<true, ALONG_ROWS>(tile, r, k + 4 * i, x);
             f.x[i] = to_bf16(__uint_as_float(x[0]), __uint_as_float(x[2]));
             f.x[i + 1] = to_bf16(__uint_as_float(x[1]), __uint_as_float(x[3]));
         }
@@ -208,15 +217,18 @@ struct Bf16 {
 struct Bf16Storage : Bf16 {
     typedef __nv_bfloat16 Element;
 
-    template <bool ALONG_ROWS>
+    __device__ static void multiply(float (&c)[4], const Fragment& a, const Fragment& b, int half) {
+        const unsigned right[2] = {b.x[2 * half], b.x[2 * half + 1]};
+        mma_bf16(c, a.x, right);
+    }
+    template <bool OF_A, bool ALONG_ROWS>
     __device__ static void load(Fragment& f, const __nv_bfloat16* tile, unsigned r, unsigned k) {
         unsigned lane = threadIdx.x % 32;
+        r += part_row<OF_A>(lane / 8) * 8, k += part_k<OF_A>(lane / 8) * 8;
         if (ALONG_ROWS)
-            ldmatrix_trans(f.x, tile + place_in_tile<__nv_bfloat16, true>(
-                r + lane / 8 % 2 * 8, k + lane / 16 * 8 + lane % 8));
+            ldmatrix_trans(f.x, tile + place_in_tile<__nv_bfloat16, true>(r, k + lane % 8));
         else
-            ldmatrix(f.x, tile + place_in_tile<__nv_bfloat16, false>(r + lane % 16,
-                                                                     k + lane / 16 * 8));
+            ldmatrix(f.x, tile + place_in_tile<__nv_bfloat16, false>(r + lane % 8, k));
     }
 };
 
@@ -228,14 +240,15 @@ template <class Precision, bool A_ROWS, bool B_ROWS>
 __device__ inline void multiply(Sums& c, const typename Precision::Element* a,
                                 const typename Precision::Element* b, unsigned m0, unsigned n0) {
     typedef typename Precision::Element T;
-#pragma unroll 1     // unrolled, it wants more registers than let two blocks run at a time
+// Unrolled, a loop over floats would want more registers than let two blocks run at a time.
+#pragma unroll (sizeof(T) == 2 ? 2 : 1)
     for (int k = 0; k < DEPTH<T>; k += Precision::DEEP) {
         typename Precision::Fragment left, right[2];
         for (int j = 0; j < 2; j++)
-            Precision::template load<B_ROWS>(right[j], b, n0 + 16 * j, k);
+            Precision::template load<false, B_ROWS>(right[j], b, n0 + 16 * j, k);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            Precision::template load<A_ROWS>(left, a, m0 + 16 * i, k);
+            Precision::template load<true, A_ROWS>(left, a, m0 + 16 * i, k);
             for (int j = 0; j < 4; j++) Precision::multiply(c[i][j], left, right[j / 2], j % 2);
         }
     }

@@ -97,7 +97,7 @@ BUGS = {
     "waits for too few": ("cp_async_wait<STAGES - 2>", "cp_async_wait<STAGES - 1>", "unlanded"),
     "no barrier": ("        __syncthreads();\n", "", "uninitialised|unlanded|race"),
     "two stages for three": ("to = to == STAGES - 1 ?", "to = to == STAGES - 2 ?", None),
-    "swizzled on one side": ("(r % 32 + i % 2 * 8 ^ 8 * t)", "(r % 32 + i % 2 * 8)", None),
+    "swizzled on one side": ("part_row<OF_A>(i) * 8 ^ 8 * t", "part_row<OF_A>(i) * 8", None),
     "zeros forgotten": ("max(0, min(inside, E))", "E", "out of bounds"),
 }
 
