@@ -5,8 +5,8 @@ kernels/README.md.
 
 It runs on the emulator, with launches that do nothing while they are timed: what is left is what
 the host does for a step. How many launches there are depends on the number of layers, not on their
-width, so the models are narrow. Times are the processor's, medians of this machine; they say nothing
-about a GPU.
+width, so the models are narrow. Times are the processor's, medians on this machine; they say
+nothing about a GPU.
 """
 
 import statistics
