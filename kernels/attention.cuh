@@ -42,7 +42,8 @@ struct Head {
                     unsigned threshold, float factor)
         : bias(bias), bias_t(strides.n[2]), bias_s(strides.n[3]), number(number), H(H), T(T), S(S),
           causal(causal), dropping(dropping), seed(seed), draw(draw),
-          first((unsigned long long)number * T * S), threshold(threshold), factor(factor) {
+          first((unsigned long long)number * T * S), threshold(threshold),
+          factor(dropping ? factor : 1.0f) {
         if (bias) this->bias += number / H * strides.n[0] + number % H * strides.n[1];
     }
     // Where this head begins in what has one number a query, (B, H, T).

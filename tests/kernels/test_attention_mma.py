@@ -15,11 +15,12 @@ from kernels.device import get_device
 from kernels.launch import HERE, KernelError
 from tensor import cuda_attention
 from tensor.backend import DropoutMask
+from tensor.cuda_backend import CudaBackend
 from tensor.cuda_launch import Version
 from tensor.dtypes import BFLOAT16, FLOAT32
 from tests.kernels import cubin
 from tests.kernels.attention_cases import as_heads, check, reference, sized, tolerance
-from tests.kernels.devices import NAME, ORDERS, backend, close, needs_device, normal
+from tests.kernels.devices import ORDERS, backend, close, needs_device, normal
 from tests.kernels.emulated import maker, needs_compiler
 
 pytestmark = pytest.mark.slow
@@ -135,9 +136,8 @@ def test_backward_checked(forward, backward):
 
 def test_no_bank_conflicts():
     """Shared memory takes no turn more than it has to, as the emulator counts."""
-    be = backend()
-    if NAME != "emulator":
-        pytest.skip("only the emulator counts what shared memory does")
+    needs_compiler()
+    be = CudaBackend("emulator")
     be.device = get_device("emulator", counted=True)
     options = (None, 0.1, True, None)
     for forward, backward in zip(FORWARD, BACKWARD):
@@ -176,7 +176,7 @@ def without(file, text, number):
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_missing_wait_or_barrier_shows(bug, tmp_path, monkeypatch):
     needs_compiler()
-    be = backend(checked=True)
+    be = CudaBackend("emulator", checked=True)
     module, load = maker(tmp_path)(without(*BUGS[bug]), True), be.kernel
     monkeypatch.setattr(be, "kernel", lambda file, name: (
         module[name] if file == f"{BUGS[bug][0]}.cu" else load(file, name)))
