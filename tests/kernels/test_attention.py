@@ -146,8 +146,8 @@ def test_nothing_as_large_as_the_scores_is_made(monkeypatch):
     be = backend()
     sizes = []
     empty = be.device.empty
-    monkeypatch.setattr(be.device, "empty", lambda shape, dtype=np.float32: (
-        sizes.append(math.prod(shape)), empty(shape, dtype))[1])
+    monkeypatch.setattr(be.device, "empty", lambda shape, *options: (
+        sizes.append(math.prod(shape)), empty(shape, *options))[1])
     T, D = 200, 8
     q, k, v, dout = (be.from_numpy(x) for x in normal(0, *[(1, 2, T, D)] * 4))
     options = (None, 0.1, True, DropoutMask(0.1, 1, 2))
