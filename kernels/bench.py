@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -131,7 +132,12 @@ def count_case(job: Job, device: Device, lines_too: bool) -> Report:
     case = job.family(*job.sizes)
     report, counted, lines = Report(case, []), list[KernelCounts](), list[str]()
     for version, block in job.runs:
-        counts, error = count(case, version, block, device)
+        try:
+            counts, error = count(case, version, block, device)
+        except (KernelError, MemoryError, ValueError) as fault:  # as where counts do not fit
+            report.good = False
+            lines.append(f"\n{version}, {block}: failed: {fault}")
+            continue
         if not error <= case.tolerance(version):
             report.good = False
             lines.append(f"\n{version}, {block}: wrong, off by {error:.2g}")
@@ -149,7 +155,8 @@ def count_case(job: Job, device: Device, lines_too: bool) -> Report:
 def _about(case: Case, version: str, block: int, error: float) -> dict[str, Any]:
     return {
         "family": case.family, "shape": list(case.sizes), "version": version, "block": block,
-        "error": error, "problem_bytes": case.bytes_of(version), "problem_flops": case.flops,
+        "error": error if math.isfinite(error) else None,  # JSON has no NaN
+        "problem_bytes": case.bytes_of(version), "problem_flops": case.flops,
     }  # fmt: skip
 
 
@@ -240,6 +247,9 @@ def run(arguments: argparse.Namespace) -> bool:
     jobs = jobs_of(arguments, gpu is not None)
     if arguments.tune and not gpu:
         raise BadRequestError("--tune measures, and there is no GPU")
+    for folder in (arguments.out, arguments.json and Path(arguments.json).parent):
+        if folder:  # before, not after minutes of measuring
+            Path(folder).mkdir(parents=True, exist_ok=True)
     if why_none:
         print(why_none)
     about: dict[str, Any] = {"device": "emulator, counted"}
@@ -284,7 +294,6 @@ def _tune(job: Job, report: Report, gpu: Gpu) -> None:
 
 def _write(report: Report, folder: Path, roof: bench_plot.Roof) -> None:
     """The table and the picture of a case, in the folder of --out."""
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"{report.case.family}-{'x'.join(map(str, report.case.sizes))}"
     tuning.write_whole(folder / f"{name}.md", "\n".join(report.lines) + "\n")
     bench_plot.draw(folder / f"{name}.png", report.case, report.points, roof)
@@ -310,7 +319,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if run(parser.parse_args(argv)) else 1
     except (BadRequestError, CudaError, CompileError, CompilerNotFoundError, OSError) as error:
         print(f"kernels.bench: {error}", file=sys.stderr)
-        return 2
+    except (MemoryError, OverflowError, ValueError) as error:  # of NumPy, or of a launch
+        print(f"kernels.bench: this is too large, here or anywhere: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

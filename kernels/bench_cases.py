@@ -36,7 +36,7 @@ def precision(version: str) -> str:
 
 def in_halves(version: str) -> bool:
     """Are the arrays of a version bfloat16?"""
-    return "bf16_storage" in version or version.endswith("rows_bf16")
+    return "bf16_storage" in version or version.endswith(("rows_bf16", "_bfloat16"))
 
 
 class Case(abc.ABC):
@@ -89,7 +89,7 @@ class Case(abc.ABC):
         return self.bytes - self.saved * in_halves(version)
 
     def tolerance(self, version: str) -> float:
-        return TOLERANCES[precision(version)]
+        return TOLERANCES["bf16" if in_halves(version) else precision(version)]
 
     def error(self, arrays: Arrays) -> float:
         """The root mean square of the errors over that of the exact numbers, or the largest error

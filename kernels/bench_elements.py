@@ -7,7 +7,20 @@ from typing import Any
 import numpy as np
 
 from kernels import grids
-from kernels.bench_cases import ALIGNED, FLOAT, Arrays, Case, Rows, Step, nan, on_gpu, sample
+from kernels.bench_cases import (
+    ALIGNED,
+    FLOAT,
+    Arrays,
+    Case,
+    Rows,
+    Step,
+    get,
+    in_halves,
+    nan,
+    on_gpu,
+    put,
+    sample,
+)
 from kernels.interface import Device
 from kernels.launch import load
 
@@ -21,9 +34,10 @@ class Gelu(Rows):
     versions = {
         "gelu_tanh_naive": (256, 64, 128, 512),
         "gelu_tanh_vector": (256, 64, 128, 512),
+        "gelu_tanh_vector_bfloat16": (256, 64, 128, 512),
     }
-    columns = {"gelu_tanh_vector": (1 << 30, 4)}
-    needs = {"gelu_tanh_vector": ALIGNED}
+    columns = {"gelu_tanh_vector": (1 << 30, 4), "gelu_tanh_vector_bfloat16": (1 << 30, 4)}
+    needs = {"gelu_tanh_vector": ALIGNED, "gelu_tanh_vector_bfloat16": ALIGNED}
     files = ("gelu.cu",)
     shapes, small = ((8192, 3072),), (64, 768)
 
@@ -31,10 +45,12 @@ class Gelu(Rows):
         super().__init__(rows, C)
         self.x, self.b = self.normal(rows, C), self.normal(C)
         self.bytes, self.flops = FLOAT * (2 * rows * C + C), 10 * rows * C
+        self.saved = self.bytes // 2
 
     def upload(self, device: Device, version: str) -> Arrays:
-        return {"x": device.from_numpy(self.x), "b": device.from_numpy(self.b),
-                "y": nan(device, *self.x.shape)}  # fmt: skip
+        halves = in_halves(version)
+        return {"x": put(device, self.x, halves), "b": put(device, self.b, halves),
+                "y": nan(device, *self.x.shape, halves=halves)}  # fmt: skip
 
     def launch(self, device: Device, version: str, block: int, arrays: Arrays) -> None:
         n, C = self.x.size, self.sizes[1]
@@ -47,7 +63,7 @@ class Gelu(Rows):
         rows = sample(self.sizes[0])
         z = self.x[rows].astype(np.float64) + self.b
         inner = np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)
-        return arrays["y"].numpy()[rows], 0.5 * z * (1 + np.tanh(inner))
+        return get(arrays["y"])[rows], 0.5 * z * (1 + np.tanh(inner))
 
     def torch_step(self, torch: Any) -> Step:
         x, b = on_gpu(torch, self.x, self.b)

@@ -7,7 +7,19 @@ from typing import Any
 import numpy as np
 
 from kernels import grids
-from kernels.bench_cases import ALIGNED, FLOAT, Arrays, Rows, Step, nan, on_gpu, sample
+from kernels.bench_cases import (
+    ALIGNED,
+    FLOAT,
+    Arrays,
+    Rows,
+    Step,
+    get,
+    in_halves,
+    nan,
+    on_gpu,
+    put,
+    sample,
+)
 from kernels.interface import Device
 from kernels.launch import load
 
@@ -68,20 +80,26 @@ class LayerNorm(Rows):
         "layer_norm_vector": (128, 64, 256),
         "layer_norm_block": (128, 64, 256, 512),
         "layer_norm_long": (64, 128, 256, 512, 1024),
+        "layer_norm_vector_bfloat16": (128, 64, 256),
+        "layer_norm_long_bfloat16": (64, 128, 256, 512, 1024),
     }
     columns = {
         "layer_norm_registers": (1024, 1),
         "layer_norm_vector": (1024, 4),
         "layer_norm_long": (16384, 4),
+        "layer_norm_vector_bfloat16": (1024, 4),
+        "layer_norm_long_bfloat16": (16384, 4),
     }
-    needs = {"layer_norm_vector": ALIGNED, "layer_norm_long": ALIGNED}
+    needs = dict.fromkeys(
+        ("layer_norm_vector", "layer_norm_long", "layer_norm_vector_bfloat16",
+         "layer_norm_long_bfloat16"), ALIGNED)  # fmt: skip
     files = ("layer_norm.cu",)
     shapes, small = ((16384, 768), (4096, 4096)), (64, 768)
     EPS = 1e-5
 
     @classmethod
     def why_not(cls, version: str, sizes: tuple[int, ...], block: int) -> str:
-        if version == "layer_norm_long" and sizes[1] > 16 * block:
+        if version.startswith("layer_norm_long") and sizes[1] > 16 * block:
             return f"a thread holds 16 columns, a block of {block} does not hold {sizes[1]}"
         return super().why_not(version, sizes, block)
 
@@ -90,11 +108,12 @@ class LayerNorm(Rows):
         self.x, self.w, self.b = self.normal(rows, C), self.normal(C), self.normal(C)
         self.bytes = FLOAT * (2 * rows * C + 2 * C + 2 * rows)
         self.flops = 8 * rows * C
+        self.saved = FLOAT // 2 * (2 * rows * C + 2 * C)
 
     def upload(self, device: Device, version: str) -> Arrays:
-        rows = self.sizes[0]
-        given = {name: device.from_numpy(getattr(self, name)) for name in ("x", "w", "b")}
-        return {**given, "y": nan(device, *self.x.shape), "mean": nan(device, rows),
+        rows, halves = self.sizes[0], in_halves(version)
+        given = {name: put(device, getattr(self, name), halves) for name in ("x", "w", "b")}
+        return {**given, "y": nan(device, *self.x.shape, halves=halves), "mean": nan(device, rows),
                 "rstd": nan(device, rows)}  # fmt: skip
 
     def launch(self, device: Device, version: str, block: int, arrays: Arrays) -> None:
@@ -109,7 +128,7 @@ class LayerNorm(Rows):
         x = self.x[rows].astype(np.float64)
         centred = x - x.mean(-1, keepdims=True)
         h = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + self.EPS)
-        return arrays["y"].numpy()[rows], h * self.w + self.b
+        return get(arrays["y"])[rows], h * self.w + self.b
 
     def torch_step(self, torch: Any) -> Step:
         x, w, b = on_gpu(torch, self.x, self.w, self.b)
@@ -127,8 +146,9 @@ class CrossEntropy(Rows):
         "cross_entropy_naive": (128, 64, 256),
         "cross_entropy_block": (256, 64, 128, 512),
         "cross_entropy_vector": (256, 64, 128, 512),
+        "cross_entropy_vector_bfloat16": (256, 64, 128, 512),
     }
-    needs = {"cross_entropy_vector": ALIGNED}
+    needs = {"cross_entropy_vector": ALIGNED, "cross_entropy_vector_bfloat16": ALIGNED}
     files = ("cross_entropy.cu",)
     shapes, small = ((2048, 50257),), (64, 1025)
     IGNORE = -100
@@ -137,11 +157,12 @@ class CrossEntropy(Rows):
         super().__init__(rows, V)
         self.logits, self.targets = self.normal(rows, V), self.rng.integers(0, V, rows)
         self.bytes = FLOAT * (rows * V + 2 * rows) + 8 * rows
-        self.flops = 4 * rows * V
+        self.flops, self.saved = 4 * rows * V, FLOAT // 2 * rows * V
 
     def upload(self, device: Device, version: str) -> Arrays:
         rows = self.sizes[0]
-        given = {name: device.from_numpy(getattr(self, name)) for name in ("logits", "targets")}
+        given = {"logits": put(device, self.logits, in_halves(version)),
+                 "targets": device.from_numpy(self.targets)}  # fmt: skip
         return {**given, "lse": nan(device, rows), "losses": nan(device, rows)}
 
     def launch(self, device: Device, version: str, block: int, arrays: Arrays) -> None:
@@ -224,15 +245,23 @@ class LayerNormBackward(Rows):
         "layer_norm_backward_rows": (128, 64, 256),
         "layer_norm_backward_block": (128, 64, 256),
         "layer_norm_backward_vector": (96, 64, 128, 256),
+        "layer_norm_backward_vector_bfloat16": (96, 64, 128, 256),
     }
-    columns = {"layer_norm_backward_block": (6112, 1), "layer_norm_backward_vector": (2048, 4)}
-    needs = {"layer_norm_backward_vector": ALIGNED}
+    columns = {
+        "layer_norm_backward_block": (6112, 1),
+        "layer_norm_backward_vector": (2048, 4),
+        "layer_norm_backward_vector_bfloat16": (2048, 4),
+    }
+    needs = {
+        "layer_norm_backward_vector": ALIGNED,
+        "layer_norm_backward_vector_bfloat16": ALIGNED,
+    }
     files = ("layer_norm.cu",)
     shapes, small = ((16384, 768),), (64, 768)
 
     @classmethod
     def why_not(cls, version: str, sizes: tuple[int, ...], block: int) -> str:
-        if version == "layer_norm_backward_vector" and sizes[1] > 8 * block:
+        if version.startswith("layer_norm_backward_vector") and sizes[1] > 8 * block:
             return f"a thread holds 8 columns, a block of {block} does not hold {sizes[1]}"
         return super().why_not(version, sizes, block)
 
@@ -243,13 +272,15 @@ class LayerNormBackward(Rows):
         self.rstd = (1 / (self.x.std(-1, dtype=np.float64) + 1e-5)).astype(np.float32)
         self.bytes = FLOAT * (3 * rows * C + 3 * C + 2 * rows)
         self.flops = 13 * rows * C
+        self.saved = FLOAT // 2 * (3 * rows * C + C)
 
     def upload(self, device: Device, version: str) -> Arrays:
-        names, C = ("dy", "x", "w", "mean", "rstd"), self.sizes[1]
-        blocks = grids.layer_norm_backward(self.sizes[0])
-        given = {name: device.from_numpy(getattr(self, name)) for name in names}
-        return {**given, "dx": nan(device, *self.x.shape), "dw": nan(device, C),
-                "db": nan(device, C), "parts": nan(device, blocks, 2 * C)}  # fmt: skip
+        (rows, C), halves = self.sizes, in_halves(version)
+        given = {name: put(device, getattr(self, name), halves) for name in ("dy", "x", "w")}
+        return {**given, "mean": put(device, self.mean), "rstd": put(device, self.rstd),
+                "dx": nan(device, rows, C, halves=halves), "dw": nan(device, C),
+                "db": nan(device, C),
+                "parts": nan(device, grids.layer_norm_backward(rows), 2 * C)}  # fmt: skip
 
     def launch(self, device: Device, version: str, block: int, arrays: Arrays) -> None:
         rows, C = self.sizes
@@ -262,7 +293,7 @@ class LayerNormBackward(Rows):
                                                   grid=grids.ceil_div(C, block), block=block)
             return
         blocks = grids.layer_norm_backward(rows)
-        plus = [None] if version.endswith("_vector") else []  # no gradient of a residual sum
+        plus = [None] if "_vector" in version else []  # no gradient of a residual sum
         module[version](dy, x, w, mean, rstd, *plus, dx, parts, rows, C, grid=blocks, block=block,
                         shared=2 * FLOAT * C if version.endswith("_block") else 0)  # fmt: skip
         module["layer_norm_backward_sum"](parts, dw, db, blocks, C,
@@ -274,7 +305,7 @@ class LayerNormBackward(Rows):
         g = dy[rows] * self.w
         dx = self.rstd[rows, None] * (g - g.mean(-1, keepdims=True)
                                       - h[rows] * (g * h[rows]).mean(-1, keepdims=True))
-        got, exact = [arrays["dx"].numpy()[rows]], [dx]
+        got, exact = [get(arrays["dx"])[rows]], [dx]
         for name, gradient in (("dw", (dy * h).sum(0)), ("db", dy.sum(0))):
             got.append(arrays[name].numpy()[None])
             exact.append(gradient[None])
@@ -299,8 +330,12 @@ class CrossEntropyBackward(Rows):
         "cross_entropy_backward_naive": (256, 64, 128),
         "cross_entropy_backward_block": (256, 64, 128, 512),
         "cross_entropy_backward_vector": (256, 64, 128, 512),
+        "cross_entropy_backward_vector_bfloat16": (256, 64, 128, 512),
     }
-    needs = {"cross_entropy_backward_vector": ALIGNED}
+    needs = {
+        "cross_entropy_backward_vector": ALIGNED,
+        "cross_entropy_backward_vector_bfloat16": ALIGNED,
+    }
     files = ("cross_entropy.cu",)
     shapes, small = ((2048, 50257),), (64, 1025)
 
@@ -309,20 +344,23 @@ class CrossEntropyBackward(Rows):
         self.logits, self.targets = self.normal(rows, V), self.rng.integers(0, V, rows)
         self.lse = np.log(np.exp(self.logits).sum(-1, dtype=np.float64)).astype(np.float32)
         self.bytes = FLOAT * (2 * rows * V + rows) + 8 * rows
-        self.flops = 4 * rows * V
+        self.flops, self.saved = 4 * rows * V, FLOAT // 2 * 2 * rows * V
 
     def upload(self, device: Device, version: str) -> Arrays:
-        numbers = {"dy": np.ones(1, np.float32), "count": np.full(1, self.sizes[0], np.float32)}
-        names = ("logits", "targets", "lse")
-        given = {name: getattr(self, name) for name in names} | numbers
-        return {**{name: device.from_numpy(x) for name, x in given.items()},
-                "dlogits": nan(device, *self.logits.shape)}  # fmt: skip
+        (rows, V), halves = self.sizes, in_halves(version)
+        step = grids.ceil_div(V, 8) * 8 if halves else V  # from a row of dlogits to the next
+        return {"dy": put(device, np.ones(1, np.float32)),
+                "logits": put(device, self.logits, halves),
+                "targets": device.from_numpy(self.targets), "lse": put(device, self.lse),
+                "count": put(device, np.full(1, rows, np.float32)),
+                "dlogits": nan(device, rows, step, halves=halves)}  # fmt: skip
 
     def launch(self, device: Device, version: str, block: int, arrays: Arrays) -> None:
         rows, V = self.sizes
+        step = [arrays["dlogits"].shape[1]] if in_halves(version) else []
         names = ("dy", "logits", "targets", "lse", "count", "dlogits")
         load("cross_entropy.cu", device)[version](
-            *(arrays[name] for name in names), rows, V, CrossEntropy.IGNORE,
+            *(arrays[name] for name in names), rows, V, *step, CrossEntropy.IGNORE,
             grid=grids.cross_entropy_backward(version, block, rows, V), block=block,
         )  # fmt: skip
 
@@ -331,7 +369,7 @@ class CrossEntropyBackward(Rows):
         e = np.exp(self.logits[rows].astype(np.float64))
         exact = e / e.sum(-1, keepdims=True)
         exact[np.arange(len(rows)), self.targets[rows]] -= 1
-        return arrays["dlogits"].numpy()[rows], exact / self.sizes[0]
+        return get(arrays["dlogits"])[rows, : self.sizes[1]], exact / self.sizes[0]
 
     def torch_step(self, torch: Any) -> Step:
         logits, targets, one = on_gpu(torch, self.logits, self.targets, np.ones((), np.float32))

@@ -65,6 +65,7 @@ def matmul_block(version: str, block: int) -> int | tuple[int, int]:
 
 def over_rows(version: str, block: int, rows: int) -> int:
     """Of softmax.cu, layer_norm.cu and cross_entropy.cu: the name says what works on a row."""
+    version = version.removesuffix("_bfloat16")
     if version.endswith(("_block", "_long")) or version in BLOCK_A_ROW:
         return rows
     return ceil_div(rows, block if version.endswith("_naive") else block // 32)

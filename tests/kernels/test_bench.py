@@ -91,6 +91,36 @@ def test_blocks_versions_and_lines(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("words", "says"), [
+    ("softmax --shape 1000000000x1000000000", "too large"),
+    ("softmax --shape 1000000000000000000000x3", "too large"),
+    ("softmax --json /dev/null/a.json", "/dev/null"),
+    ("softmax --out /dev/null/a", "/dev/null"),
+])
+def test_what_the_machine_refuses_is_one_line(words, says, capsys):
+    needs_compiler()
+    assert bench.main([*words.split(), "--device", "emulator"]) == 2
+    out, err = capsys.readouterr()
+    assert says in err and err.startswith("kernels.bench: ") and err.count("\n") == 1 and not out
+
+
+@pytest.mark.slow
+def test_a_version_that_fails_leaves_the_others(monkeypatch, tmp_path, capsys):
+    needs_compiler()
+    launch = Softmax.launch
+
+    def fails(self, device, version, block, arrays):
+        launch(self, device, version, 2048 if version == "softmax_warp" else block, arrays)
+    monkeypatch.setattr(Softmax, "launch", fails)
+    file = tmp_path / "new" / "results.json"
+    assert bench.main(["softmax", "--device", "emulator", "--shape", "5x33", "--json",
+                       str(file)]) == 1
+    assert "softmax_warp, 128: failed: softmax_warp: block" in capsys.readouterr().out
+    assert [row["version"] for row in json.loads(file.read_text())["results"]] == [
+        "softmax_naive", "softmax_registers", "softmax_block", "softmax_long"]
+
+
+@pytest.mark.slow
 def test_a_wrong_version_is_found(monkeypatch, capsys):
     needs_compiler()
 
