@@ -147,6 +147,13 @@ def test_losses_and_gradient_in_one_launch(block):
         exact = x.astype(np.float64)
         expected = np.log(np.exp(exact).sum(1))
         close(lse, expected, 1e-6)
+        _, lse_alone, count = cuda_fused.cross_entropy(
+            be, on(x), on(targets), -100, version._replace(name="cross_entropy_vector"))
+        alone = cuda_fused.cross_entropy_backward(
+            be, on(np.float32(1.5)), on(x), on(targets), -100, lse_alone, count,
+            version._replace(name="cross_entropy_backward_vector"))
+        np.testing.assert_array_equal(lse.numpy(), lse_alone.numpy())   # the bits of two launches
+        np.testing.assert_array_equal(dx.numpy(), alone.numpy())
         d = slow_ops.softmax(exact, 1)
         wanted = np.zeros(rows)
         wanted[counted] = expected[counted] - exact[counted, targets[counted]]
