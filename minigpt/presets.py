@@ -75,7 +75,7 @@ class TrainConfig:
     # Where, and from which random numbers.
     rank_timeout: float = 300.0  # seconds, after which a process that does not answer is given up
     device: str = "cpu"
-    dtype: str = "float32"  # of weights and activations; "bfloat16" is for a GPU, see docs/training
+    dtype: str = "float32"  # of weights and activations; "bfloat16" is for a GPU
     seed: int = 0
 
     def __post_init__(self) -> None:
