@@ -31,6 +31,13 @@ def test_a_device_that_is_not_known(capsys):
     assert out == ""  # before the text is read
 
 
+def test_half_precision_that_can_not_be_had(capsys):
+    out, err = refused(capsys, "--set", "dtype=bfloat16")
+    assert "dtype='bfloat16' on device 'cpu': NumPy has no bfloat16" in err and out == ""
+    out, err = refused(capsys, "--set", "dtype=float16")
+    assert "dtype='float16' is none of float32, bfloat16" in err and out == ""
+
+
 def test_the_emulator_without_a_compiler(tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "minigpt", "train", "--data", "text.txt", "--device", "emulator"],

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kernels.launch import Kernel
 from minigpt import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 from minigpt.checkpoints.reader import RAW, Stored
 from minigpt.checkpoints.safetensors_file import SafetensorsReader, write_safetensors_one_by_one
+from minigpt.cli import main
 from minigpt.evaluation import window_loss
 from minigpt.lora import add_lora
 from minigpt.run_folder import RunFolder
@@ -177,6 +179,21 @@ def test_twenty_steps_in_bfloat16_beside_float32():
     np.testing.assert_allclose(ours, exact, atol=2e-2)
 
 
+def test_a_step_in_bfloat16_widens_nothing(monkeypatch):
+    """Every kernel of GPT-2's step reads and writes bfloat16 as it is."""
+    names, call = [], Kernel.__call__
+
+    def noted(self, *arguments, **options):
+        names.append(self.name)
+        call(self, *arguments, **options)
+
+    model = tiny(NAME, "bfloat16").train()
+    monkeypatch.setattr(Kernel, "__call__", noted)
+    losses(model, 1)
+    assert "adamw_master_vector_bfloat16" in names
+    assert not [name for name in names if name.startswith("cast_bfloat16_float")]
+
+
 def test_recomputed_blocks_and_adapters_have_halves_too():
     model = tiny(NAME, "bfloat16").train()
     model.gradient_checkpointing_enable()
@@ -188,7 +205,7 @@ def test_recomputed_blocks_and_adapters_have_halves_too():
     assert np.isfinite(found).all()
 
 
-# --- runs
+# --- runs, and the command line
 
 
 CONFIG = SMALL.replace(device=NAME, dtype="bfloat16", max_steps=6, checkpoint_every=2)
@@ -223,3 +240,16 @@ def test_what_can_not_be_had_is_told_at_once(config, tmp_path):
         config.replace(dtype="float16")
     with pytest.raises(ValueError, match="not the masters that dtype=bfloat16 needs"):
         config.replace(shard_optimizer=True)
+
+
+def test_generate_and_eval_on_the_command_line(config, tmp_path, capsys):
+    start(config.replace(max_steps=2), tmp_path / "run").run()
+    model, text = ["--model", str(tmp_path / "run")], config.data
+    for dtype in NAMES:
+        halves = [*model, "--device", NAME, "--dtype", dtype]
+        arguments = ["generate", "1 and", "--max-new-tokens", "8", "--greedy", *halves]
+        assert main(arguments) == 0
+        assert main(["eval", "--data", text, "--limit", "40", "--quiet", *halves]) == 0
+    capsys.readouterr()
+    assert main(["generate", "1 and", *model, "--dtype", "bfloat16"]) == 2
+    assert "dtype='bfloat16' on device 'cpu'" in capsys.readouterr().err

@@ -16,7 +16,8 @@ from minigpt.checkpoints.formats import open_checkpoint
 from minigpt.checkpoints.reader import Stored, widened
 from minigpt.checkpoints.safetensors_file import write_safetensors_one_by_one
 from minigpt.loading import checked_weights_dtype
-from tensor import nn
+from tensor import dtypes, nn
+from tensor.dtypes import converted, named
 from tests.minigpt.checkpoint_files import torch_legacy, torch_zip, write_tf
 
 CONFIG = GPT2Config(vocab_size=40, n_positions=8, n_embd=16, n_layer=2, n_head=2)
@@ -132,6 +133,26 @@ def test_every_half_is_widened_exactly_in_its_own_memory(tmp_path, monkeypatch, 
             out = np.full(65536, -1, wanted)
             reader.read_into("w", out)
         assert np.array_equal(out, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("stored", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("wanted", ["float16", "bfloat16"])
+def test_files_are_read_into_halves(tmp_path, stored, wanted):
+    """The same bits where the file has that type, and otherwise rounded once."""
+    numbers = np.random.default_rng(0).standard_normal((7, 5)).astype(np.float32)
+    raw = converted(numbers, named(stored))
+    write_safetensors_one_by_one(
+        tmp_path / "f", {"w": Stored(stored, raw.shape)},
+        lambda name, out: np.copyto(out, raw.view(out.dtype)),
+    )  # fmt: skip
+    out = np.empty(raw.shape, named(wanted))
+    with open_checkpoint(tmp_path / "f") as reader:
+        reader.read_into("w", out)
+    if stored == wanted:
+        np.testing.assert_array_equal(out.view(np.uint16), raw.view(np.uint16))
+    else:
+        expected = dtypes.widened(converted(dtypes.widened(raw), named(wanted)))
+        np.testing.assert_array_equal(dtypes.widened(out), expected)
 
 
 def test_half_precision_on_a_cpu_is_refused_with_the_reason(model, tmp_path):
