@@ -38,7 +38,7 @@ class Transfers:
 
 
 class Device(abc.ABC):
-    """Memory and launches. `launches` counts them; set it to 0 to count anew.
+    """Memory and launches. `launches` counts them, a replay as one; set it to 0 to count anew.
 
     A launch gets its arguments packed as a C struct of the kernel's parameters would be: each at
     a multiple of its own size.

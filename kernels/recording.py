@@ -87,9 +87,11 @@ class Launch:
                              change.value + moved[change.counter])
         return bytes(changed)
 
-    def difference(self, other: Launch, moved: dict[str, int]) -> str:
-        """What the same launch of a later step has that this one would not, or ""."""
+    def difference(self, other: Part, moved: dict[str, int]) -> str:
+        """What the same part of a later step does that a replay of this one would not, or ""."""
         name = self.kernel.name
+        if not isinstance(other, Launch):
+            return f"makes a {type(other).__name__} where it launched {name}"
         if other.kernel is not self.kernel:
             return f"launches {other.kernel.name} where it launched {name}"
         for what in ("grid", "block", "shared", "order"):
@@ -114,7 +116,7 @@ class Copy:
     source: int
     nbytes: int
 
-    def difference(self, other: Copy, moved: dict[str, int]) -> str:
+    def difference(self, other: Part, moved: dict[str, int]) -> str:
         return "" if other == self else f"makes a copy, {other}, where it made {self}"
 
     def run(self, device: Device, moved: dict[str, int]) -> None:
@@ -129,19 +131,21 @@ class Constant:
     array: DeviceArray
     host: np.ndarray
 
-    def difference(self, other: Constant, moved: dict[str, int]) -> str:
-        if self.array.pointer == other.array.pointer and self.host.dtype == other.host.dtype \
-                and self.host.shape == other.host.shape \
-                and self.host.tobytes() == other.host.tobytes():
-            return ""
-        return (f"copies another array from the host, {other.host.dtype} {other.host.shape}: make "
-                "it before the step, and overwrite it before each replay")
+    def difference(self, other: Part, moved: dict[str, int]) -> str:
+        if not isinstance(other, Constant):
+            return f"makes a {type(other).__name__} where it copied an array from the host"
+        same = (self.array.pointer == other.array.pointer and self.host.dtype == other.host.dtype
+                and self.host.shape == other.host.shape
+                and self.host.tobytes() == other.host.tobytes())
+        return "" if same else (
+            f"copies another array from the host, {other.host.dtype} {other.host.shape}: make it "
+            "before the step, and overwrite it before each replay")
 
     def run(self, device: Device, moved: dict[str, int]) -> None:
         """Nothing: it is there."""
 
 
-Part = Any      # Launch, Copy or Constant
+Part = Launch | Copy | Constant
 Runner = Callable[[dict[str, int]], None]
 
 
@@ -306,9 +310,7 @@ class Recording:
             if before is None or now is None:
                 raise RecordingError(f"the next step does not repeat this one: it has "
                                      f"{len(self.parts)} launches and copies, and had {len(first)}")
-            different = (before.difference(now, moved) if type(before) is type(now)
-                         else f"makes a {type(now).__name__} where it made a "
-                              f"{type(before).__name__}")
+            different = before.difference(now, moved)
             if different:
                 raise RecordingError(f"the next step does not repeat this one: as number {number} "
                                      f"it {different}")

@@ -157,7 +157,7 @@ def test_other_launches_are_found(device):
     fails(r"block \(256, 1, 1\)", device, launch(), launch(block=256))
     fails("shared 64 where it had 0", device, launch(), launch(shared=64))
     fails("it has 0 launches and copies, and had 1", device, launch(), lambda: None)
-    fails("makes a Copy where it made a Launch", device, launch(),
+    fails("makes a Copy where it launched probe_axpy", device, launch(),
           lambda: device.copy(step.total, step.x))
     fails("makes a copy", device, lambda: device.copy(step.total, step.x),
           lambda: device.copy(step.x, step.total))
