@@ -1,7 +1,7 @@
 """python -m kernels.bench layer_norm: every version of a kernel, measured or counted.
 
     python -m kernels.bench FAMILY [--device auto|cuda|emulator] [--shape 64x768 …]
-                            [--versions naive,warp] [--blocks 64,128|all] [--by-line]
+                            [--versions naive,warp] [--blocks 64,128|all|usual] [--by-line]
                             [--tune] [--out FOLDER] [--json FILE]
 
 On a GPU each version x block size x shape is compared with NumPy and then timed: beside the naive
@@ -103,7 +103,7 @@ def _runs(
     """Each version with those of its blocks that were asked for and that fit the sizes."""
     asked = arguments.blocks or ("all" if on_gpu else "usual")
     if asked not in ("all", "usual") and not all(b.isdecimal() for b in asked.split(",")):
-        raise BadRequestError(f"--blocks {asked}: numbers of threads, as in 64,128, or all")
+        raise BadRequestError(f"--blocks {asked}: numbers of threads as in 64,128; all; or usual")
     runs, refused = [], []
     for version in _versions(family, arguments.versions):
         blocks = family.versions[version]
@@ -307,8 +307,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", choices=["auto", "cuda", "emulator"])
     parser.add_argument("--shape", action="append", help="sizes, as in 64x768; may be repeated")
     parser.add_argument("--versions", help="names with commas between; all by default")
-    parser.add_argument("--blocks", help="threads of a block, with commas between, or all; by "
-                        "default all on a GPU, each version's usual one on the emulator")
+    parser.add_argument("--blocks", help="threads of a block, with commas between; all, by "
+                        "default on a GPU; or each version's usual, by default on the emulator")
     parser.add_argument("--tune", action="store_true", help="keep the fastest for this GPU")
     parser.add_argument("--by-line", action="store_true", help="counts by line of the source, too")
     parser.add_argument("--roof", default="A100", choices=sorted(bench_plot.DATASHEETS),

@@ -120,7 +120,8 @@ part golden 40 "${pytest[@]}" tests/minigpt/test_golden.py tests/minigpt/test_go
 part agreement 60 "$PYTHON" -m tests.gpu.agree --size $size --device $device
 part speed 220 "$PYTHON" -m tests.gpu.speed --size $size --device $device "${only[@]}"
 ladders=${OUT:-$logs}/ladders-of-kernels
-part ladders 110 "$PYTHON" -m kernels.bench all --device $device --out "$ladders" --json "$ladders/all.json"
+part ladders 110 "$PYTHON" -m kernels.bench all --device $device --blocks usual --out "$ladders" \
+  --json "$ladders/all.json"
 
 sanitizer=$(command -v compute-sanitizer || ls "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" 2>/dev/null)
 for tool in memcheck racecheck; do
