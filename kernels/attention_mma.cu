@@ -27,9 +27,19 @@
 // instruction to round them, and shared memory is about as busy as the tensor cores again.
 //
 // block 128: 4 warps, 64 queries; 64 keys at a time, of float32 for D <= 128 32.
-// grid heads * ceil(T / 64). Shared memory 18, 34 and 33 KiB for D <= 32, 64 and 128, of
-// bf16_storage 10, 18 and 34; at most 235 registers on sm_80 and sm_90, none spilled: two blocks a
-// multiprocessor.
+// grid heads * ceil(T / 64).
+//
+// Registers a thread on sm_80 and sm_90, and bytes of shared memory; none is spilled, and two blocks
+// fit a multiprocessor (nvcc 13.0; tests/kernels/test_nvcc.py compares):
+//   attention_mma_tf32_32           207  207  18,432
+//   attention_mma_tf32_64           211  214  34,816
+//   attention_mma_tf32_128          231  235  33,792
+//   attention_mma_bf16_32           197  201  18,432
+//   attention_mma_bf16_64           215  222  34,816
+//   attention_mma_bf16_128          220  232  33,792
+//   attention_mma_bf16_storage_32   189  189  10,240
+//   attention_mma_bf16_storage_64   194  193  18,432
+//   attention_mma_bf16_storage_128  223  221  34,816
 #include "attention_mma.cuh"
 
 #if HAS_SM_80

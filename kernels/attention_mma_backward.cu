@@ -16,8 +16,20 @@
 // There attention_tiles_backward.cu takes over.
 //
 // block 128: 4 warps, 64 rows; 32 columns at a time. grids heads * ceil(T / 64) and … ceil(S / 64).
-// Shared memory 18 KiB for D <= 32, 34 for 64, of bf16_storage 10 and 18, and 3/4 more for the
-// keys; at most 255 registers on sm_80 and sm_90, none spilled: two blocks a multiprocessor.
+// Registers a thread on sm_80 and sm_90, and bytes of shared memory; none is spilled, and two blocks
+// fit a multiprocessor (nvcc 13.0; tests/kernels/test_nvcc.py compares):
+//   attention_mma_backward_tf32_queries_32          187  196  18,432
+//   attention_mma_backward_tf32_queries_64          236  246  34,816
+//   attention_mma_backward_tf32_keys_32             227  223  19,200
+//   attention_mma_backward_tf32_keys_64             250  253  35,584
+//   attention_mma_backward_bf16_queries_32          182  168  18,432
+//   attention_mma_backward_bf16_queries_64          200  212  34,816
+//   attention_mma_backward_bf16_keys_32             236  226  19,200
+//   attention_mma_backward_bf16_keys_64             254  255  35,584
+//   attention_mma_backward_bf16_storage_queries_32  178  182  10,240
+//   attention_mma_backward_bf16_storage_queries_64  197  189  18,432
+//   attention_mma_backward_bf16_storage_keys_32     207  208  11,008
+//   attention_mma_backward_bf16_storage_keys_64     240  240  19,200
 #include "attention_mma.cuh"
 
 #if HAS_SM_80
@@ -195,7 +207,6 @@ attention_mma_backward_tf32_keys_32(
                                blockIdx.x / heads, D, scale, vector);
 #endif
 }
-
 extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80)
 attention_mma_backward_tf32_queries_64(
         const float* __restrict__ dout, const float* __restrict__ q, const float* __restrict__ k,
@@ -233,7 +244,6 @@ attention_mma_backward_tf32_keys_64(
                                blockIdx.x / heads, D, scale, vector);
 #endif
 }
-
 extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80)
 attention_mma_backward_bf16_queries_32(
         const float* __restrict__ dout, const float* __restrict__ q, const float* __restrict__ k,
@@ -271,7 +281,6 @@ attention_mma_backward_bf16_keys_32(
                                blockIdx.x / heads, D, scale, vector);
 #endif
 }
-
 extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80)
 attention_mma_backward_bf16_queries_64(
         const float* __restrict__ dout, const float* __restrict__ q, const float* __restrict__ k,
@@ -309,7 +318,6 @@ attention_mma_backward_bf16_keys_64(
                                blockIdx.x / heads, D, scale, vector);
 #endif
 }
-
 extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80)
 attention_mma_backward_bf16_storage_queries_32(
         const __nv_bfloat16* __restrict__ dout, const __nv_bfloat16* __restrict__ q,
@@ -350,7 +358,6 @@ attention_mma_backward_bf16_storage_keys_32(
                                       scale, vector);
 #endif
 }
-
 extern "C" __global__ void __launch_bounds__(128, 2) SINCE_SM(80)
 attention_mma_backward_bf16_storage_queries_64(
         const __nv_bfloat16* __restrict__ dout, const __nv_bfloat16* __restrict__ q,

@@ -1,16 +1,13 @@
-"""Attention on tensor cores, on the emulator: against float64, in any order of threads; what its
-barriers and waits are for; and, where there is nvcc, what that makes of it.
+"""Attention on tensor cores, on the emulator: against float64, in any order of threads; how it
+reads shared memory; and what its barriers and waits are for.
 """
 
 import math
 import re
-import subprocess
 
 import numpy as np
 import pytest
 
-from kernels.cuda_compile import OPTIONS, find_nvcc
-from kernels.cuda_errors import CudaError
 from kernels.device import get_device
 from kernels.launch import HERE, KernelError
 from tensor import cuda_attention
@@ -18,7 +15,6 @@ from tensor.backend import DropoutMask
 from tensor.cuda_backend import CudaBackend
 from tensor.cuda_launch import Version
 from tensor.dtypes import BFLOAT16, FLOAT32
-from tests.kernels import cubin
 from tests.kernels.attention_cases import as_heads, check, reference, sized, tolerance
 from tests.kernels.devices import ORDERS, backend, close, needs_device, normal
 from tests.kernels.emulated import maker, needs_compiler
@@ -187,39 +183,3 @@ def test_a_missing_wait_or_barrier_shows(bug, tmp_path, monkeypatch):
                                                  Version("attention_mma_tf32_32", 128, ORDERS[-1]))
         cuda_attention.attention_backward(be, out, None, *arrays, out, *options, stats,
                                           BACKWARD[0]._replace(order=ORDERS[-1]))
-
-
-# ---- what nvcc makes of it
-
-# Registers a thread at most (nvcc 13.0, sm_80 and sm_90), as the headers say.
-REGISTERS = {"attention_mma.cu": 235, "attention_mma_backward.cu": 255}
-
-
-def shared_bytes(name: str) -> int:
-    """Two tiles of 64 rows, of float32 for D <= 128 of 32, or of the backward four of 32, each row
-    16 bytes longer than D elements; and for the sums of the keys two times three numbers of each of
-    32 queries.
-    """
-    D, size = int(name.rpartition("_")[2]), 2 if "storage" in name else 4
-    rows = 2 * 32 if D * size == 512 and "backward" not in name else 2 * 64
-    return rows * (D * size + 16) + (2 * 3 * 32 * 4 if "keys" in name else 0)
-
-
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("file", REGISTERS)
-def test_registers_and_shared_memory(file, architecture, tmp_path):
-    try:
-        nvcc = find_nvcc()
-    except CudaError as error:
-        pytest.skip(error.failed)
-    run = subprocess.run(
-        [nvcc.path, *OPTIONS, f"-arch={architecture}", "-Xptxas=-warn-spills", str(HERE / file),
-         "-o", str(tmp_path / "x.cubin")], capture_output=True, text=True)
-    assert (run.returncode, run.stdout + run.stderr) == (0, "")     # nothing is spilled
-    kernels = cubin.kernels((tmp_path / "x.cubin").read_bytes())
-    assert len(kernels) in (9, 12)
-    for name, facts in kernels.items():
-        assert facts.shared == shared_bytes(name) + (1024 if architecture == "sm_90" else 0), name
-        assert 2 * facts.max_threads * facts.registers <= 65536, name   # two blocks at a time
-        if nvcc.release == "13.0":
-            assert facts.registers <= REGISTERS[file], name

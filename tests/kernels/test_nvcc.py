@@ -22,6 +22,11 @@ FAST = {
     "matmul_wmma.cu": ["matmul_wmma"],
     "matmul_mma.cu": ["matmul_mma_tf32", "matmul_mma_3xtf32", "matmul_mma_bf16",
                       "matmul_mma_bf16_storage"],
+    "attention_mma.cu": [f"attention_mma_{precision}_{D}" for D in (32, 64, 128)
+                         for precision in ("tf32", "bf16", "bf16_storage")],
+    "attention_mma_backward.cu": [
+        f"attention_mma_backward_{precision}_{rows}_{D}" for D in (32, 64)
+        for precision in ("tf32", "bf16", "bf16_storage") for rows in ("queries", "keys")],
 }
 STATED = re.compile(r"^//   (\w+) +(\d+) +(\d+) +([\d,]+)$", re.MULTILINE)
 
