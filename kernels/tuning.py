@@ -54,11 +54,21 @@ def best(
         return None
     if folder is None and not isinstance(device, CudaDevice):
         return None
-    choices = _choices(family, device, folder)
-    if not choices:
-        return None
-    choice = choices.get(key_of(usual, sizes))
+    return _best(family, usual, sizes, device, folder)
+
+
+@functools.lru_cache(maxsize=4096)  # a launch asks each time, and takes little longer itself
+def _best(
+    family: str, usual: str, sizes: Sizes, device: Device, folder: Path | None
+) -> Choice | None:
+    choice = _choices(family, device, folder).get(key_of(usual, sizes))
     return choice if choice and may_stand_for(family, usual, choice, sizes) else None
+
+
+def forget() -> None:
+    """Have the files read anew."""
+    _choices.cache_clear()
+    _best.cache_clear()
 
 
 def key_of(usual: str, sizes: Sizes) -> str:

@@ -25,7 +25,7 @@ def device():
 
 @pytest.fixture(autouse=True)
 def _read_anew():
-    tuning._choices.cache_clear()
+    tuning.forget()
 
 
 VECTOR = "softmax_vector"
@@ -36,7 +36,7 @@ def test_what_was_measured_is_found_again(device, tmp_path):
                Choice(VECTOR, 64): 2.0, Choice(VECTOR, 256): 1.0, Choice("softmax_block", 64): 4.0}
     assert best("softmax", VECTOR, (33, 64), device, tmp_path) is None      # no file yet
     path = keep("softmax", choices_from("softmax", (33, 64), seconds), device, tmp_path)
-    tuning._choices.cache_clear()
+    tuning.forget()
     assert path.parent == tmp_path and path.name.startswith("emulator_cuda_softmax_")
     assert best("softmax", VECTOR, (64, 64), device, tmp_path) == Choice(VECTOR, 256)
     # Where the arrays are not aligned the rules take another version, and so does the file.
@@ -50,7 +50,7 @@ def test_what_was_measured_is_found_again(device, tmp_path):
         more = choices_from("softmax", (5, cols), {Choice(VECTOR, 64): 1.0})
         keep("softmax", more, device, tmp_path)
     assert best("softmax", VECTOR, (8, 32), device, tmp_path) is None
-    tuning._choices.cache_clear()
+    tuning.forget()
     for cols in (32, 36):
         assert best("softmax", VECTOR, (8, cols), device, tmp_path) == Choice(VECTOR, 64)
     assert best("softmax", VECTOR, (64, 64), device, tmp_path) == Choice(VECTOR, 256)
@@ -60,7 +60,7 @@ def test_what_was_measured_is_found_again(device, tmp_path):
 def test_without_a_gpu_nothing_is_consulted(device, tmp_path, monkeypatch):
     monkeypatch.setenv("MINIGPT_TUNING", str(tmp_path))
     keep("softmax", choices_from("softmax", (33, 64), {Choice(VECTOR, 64): 1.0}), device, tmp_path)
-    tuning._choices.cache_clear()
+    tuning.forget()
     assert best("softmax", VECTOR, (33, 64), device) is None
     monkeypatch.setenv("MINIGPT_TUNING", "off")
     assert tuning.usual_folder() is None and keep("softmax", {}, device) is None
@@ -115,7 +115,7 @@ def test_the_primitives_take_it(tmp_path, monkeypatch):
         seconds = dict.fromkeys([Choice(v, bench.FAMILIES[family].versions[v][0])
                                  for v in bench.FAMILIES[family].versions], 2.0) | {choice: 1.0}
         keep(family, choices_from(family, sizes, seconds), be.device, tmp_path)
-    tuning._choices.cache_clear()
+    tuning.forget()
     kernel = be.kernel
     monkeypatch.setattr(
         be, "kernel", lambda file, name: launched.append(name) or kernel(file, name))
