@@ -12,6 +12,7 @@ from pathlib import Path
 from minigpt.files import read_json
 from minigpt.labelled import LABELLED_TASKS
 from minigpt.places import ORDERS
+from tensor.precision import PRECISIONS
 
 SCHEDULES = ("cosine", "linear", "constant")
 TASKS = ("text", "addition", *LABELLED_TASKS)
@@ -76,6 +77,8 @@ class TrainConfig:
     rank_timeout: float = 300.0  # seconds, after which a process that does not answer is given up
     device: str = "cpu"
     dtype: str = "float32"  # of weights and activations; "bfloat16" is for a GPU
+    # Of what is multiplied in a training step, on a GPU: "tf32", "bf16" (see tensor.precision).
+    precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -94,10 +97,16 @@ class TrainConfig:
         for name in ("data", "model"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty: name a file or a folder, or leave it out")
-        choices = (("schedule", SCHEDULES), ("order", ORDERS), ("task", TASKS), ("dtype", DTYPES))
+        choices = (("schedule", SCHEDULES), ("order", ORDERS), ("task", TASKS), ("dtype", DTYPES),
+                   ("precision", PRECISIONS))  # fmt: skip
         for name, known in choices:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")
+        if self.precision != "float32" and self.device == "cpu":
+            raise ValueError(
+                f"precision={self.precision} changes nothing on the CPU: name a device, or leave it"
+                " out"
+            )
         if self.shard_optimizer and self.dtype != "float32":
             raise ValueError(
                 f"shard_optimizer divides AdamW's moments, not the masters that dtype={self.dtype} "

@@ -51,6 +51,7 @@ from minigpt.train_step import (
 )
 from tensor import optim, random
 from tensor.devices import get_backend
+from tensor.precision import matmul_precision
 
 
 class Trainer:
@@ -275,7 +276,8 @@ class Trainer:
         begin_step(processes, config.seed, self.step)
         self.batches = draw_batches(self.train_data, config, self.step, self.rows)
         try:
-            step_loss = self.add_gradients(self.batches, self.step)
+            with matmul_precision(config.precision):
+                step_loss = self.add_gradients(self.batches, self.step)
         except MemoryError as error:
             raise out_of_memory(self.step + 1, config, error) from error
         processes.sum_gradients(self.model.parameters())
