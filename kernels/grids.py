@@ -23,6 +23,7 @@ MATMUL_TILES = {
     "matmul_mma_3xtf32": (128, 128),
     "matmul_mma_bf16": (128, 128),
     "matmul_mma_bf16_storage": (128, 128),
+    "matmul_mma_bf16_parts": (128, 128),
 }
 # Versions with a block a row whose names don't say so.
 BLOCK_A_ROW = {"cross_entropy_vector", "cross_entropy_backward_vector", "layer_norm_backward_rows"}

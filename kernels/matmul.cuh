@@ -27,11 +27,11 @@ __device__ inline void put(__nv_bfloat16* to, float2 x) {
     *reinterpret_cast<unsigned*>(to) = low | __bfloat16_as_ushort(__float2bfloat16(x.y)) << 16;
 }
 
-// One matrix product of the batch, of arrays of T.
-template <class T>
+// One matrix product of the batch, of arrays of T; of C those of Out.
+template <class T, class Out = T>
 struct ProductOf {
     const T *A, *B, *bias;
-    T* C;
+    Out* C;
     int M, N, K, transpose_a, transpose_b, activation;
     long long lda, ldb;
 
@@ -53,7 +53,7 @@ struct ProductOf {
     }
     // C[m][n] = f(sum + bias[n]), if that is inside of C
     __device__ void store(int m, int n, float sum) const {
-        if (m < M && n < N) C[(long long)m * N + n] = T(finished(n, sum));
+        if (m < M && n < N) C[(long long)m * N + n] = Out(finished(n, sum));
     }
     // The same for two and four neighbours, n a multiple of that: in one store where N is, too.
     __device__ void store(int m, int n, float2 sums) const {
@@ -83,8 +83,8 @@ struct Place {
     int m, n;
     long long matrix;
 };
-template <class T>
-__device__ inline Place place_of_block(const ProductOf<T>& p, int rows, int columns) {
+template <class T, class Out>
+__device__ inline Place place_of_block(const ProductOf<T, Out>& p, int rows, int columns) {
     long long across = (p.N - 1) / columns + 1, down = (p.M - 1) / rows + 1;
     long long tile = blockIdx.x;
     return {int(tile / across % down) * rows, int(tile % across) * columns, tile / across / down};

@@ -31,6 +31,9 @@
 //                    A, B, bias and C are bfloat16 in memory, which halves the traffic and the room
 //                    that a tile takes: 32 of k in 64 bytes. Sums, bias and GELU are in float32, and
 //                    rounded once, for C.
+// matmul_mma_bf16_parts
+//                    The same with C in float32: for a long sum that is cut into pieces, to give a
+//                    GPU more blocks, and whose parts are added before anything is rounded.
 //
 // block 256; grid batches * ceil(M / 128) * ceil(N / 128).
 //
@@ -40,6 +43,7 @@
 //   matmul_mma_3xtf32        189  187  49,152
 //   matmul_mma_bf16          128  128  49,152
 //   matmul_mma_bf16_storage  128  128  49,152
+//   matmul_mma_bf16_parts    128  128  49,152
 // With up to 128 two blocks run on a multiprocessor at a time; 3xtf32's does alone.
 #include "matmul.cuh"
 #include "ptx.cuh"
@@ -254,9 +258,10 @@ __device__ inline void multiply(Sums& c, const typename Precision::Element* a,
     }
 }
 
-template <class Precision, bool A_ROWS, bool B_ROWS>
-__device__ inline void sum_up(Sums& c, const ProductOf<typename Precision::Element>& p, Place place,
-                              unsigned m0, unsigned n0, Ring& ring, const typename Precision::Element* valid) {
+// `valid`: any address in device memory.
+template <class Precision, bool A_ROWS, bool B_ROWS, class Matrices>
+__device__ inline void sum_up(Sums& c, const Matrices& p, Place place, unsigned m0, unsigned n0,
+                              Ring& ring, const typename Precision::Element* valid) {
     typedef typename Precision::Element T;
     Chunks<T, A_ROWS> a(p.A, p.lda, place.m, p.M, p.K, valid);
     Chunks<T, B_ROWS> b(p.B, p.ldb, place.n, p.N, p.K, valid);
@@ -283,8 +288,8 @@ __device__ inline void sum_up(Sums& c, const ProductOf<typename Precision::Eleme
 }
 
 // As place_of_block, but in groups of 8 rows of tiles.
-template <class T>
-__device__ inline Place place_in_group(const ProductOf<T>& p) {
+template <class T, class Out>
+__device__ inline Place place_in_group(const ProductOf<T, Out>& p) {
     long long across = (p.N - 1) / SIDE + 1, down = (p.M - 1) / SIDE + 1;
     long long tile = blockIdx.x % (across * down), top = tile / (8 * across) * 8;
     long long inside = tile - top * across, rows = min(down - top, 8LL);
@@ -292,8 +297,8 @@ __device__ inline Place place_in_group(const ProductOf<T>& p) {
             blockIdx.x / (across * down)};
 }
 
-template <class Precision>
-__device__ inline void compute(const ProductOf<typename Precision::Element>& all, int ndim,
+template <class Precision, class Out = typename Precision::Element>
+__device__ inline void compute(const ProductOf<typename Precision::Element, Out>& all, int ndim,
                                const Dims& batch, const Dims& a_strides, const Dims& b_strides,
                                Ring& ring) {
     Place place = place_in_group(all);
@@ -326,8 +331,9 @@ extern "C" __global__ void __launch_bounds__(256, 2) SINCE_SM(80) matmul_mma_tf3
         long long batches) {
 #if HAS_SM_80
     __shared__ float4 ring[3][2][512];
-    compute<Tf32>({A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb}, ndim,
-                  batch, a_strides, b_strides, ring);
+    compute<Tf32>(
+        {A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb}, ndim, batch,
+        a_strides, b_strides, ring);
 #endif
 }
 
@@ -339,8 +345,9 @@ extern "C" __global__ void __launch_bounds__(256, 1) SINCE_SM(80) matmul_mma_3xt
         long long batches) {
 #if HAS_SM_80
     __shared__ float4 ring[3][2][512];
-    compute<Tf32x3>({A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb}, ndim,
-                  batch, a_strides, b_strides, ring);
+    compute<Tf32x3>(
+        {A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb}, ndim, batch,
+        a_strides, b_strides, ring);
 #endif
 }
 
@@ -352,8 +359,9 @@ extern "C" __global__ void __launch_bounds__(256, 2) SINCE_SM(80) matmul_mma_bf1
         long long batches) {
 #if HAS_SM_80
     __shared__ float4 ring[3][2][512];
-    compute<Bf16>({A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb}, ndim,
-                  batch, a_strides, b_strides, ring);
+    compute<Bf16>(
+        {A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb}, ndim, batch,
+        a_strides, b_strides, ring);
 #endif
 }
 
@@ -365,7 +373,22 @@ extern "C" __global__ void __launch_bounds__(256, 2) SINCE_SM(80) matmul_mma_bf1
         const __grid_constant__ Dims b_strides, long long batches) {
 #if HAS_SM_80
     __shared__ float4 ring[3][2][512];
-    compute<Bf16Storage>({A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb}, ndim,
-                  batch, a_strides, b_strides, ring);
+    compute<Bf16Storage>(
+        {A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb}, ndim, batch,
+        a_strides, b_strides, ring);
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) SINCE_SM(80) matmul_mma_bf16_parts(
+        const __nv_bfloat16* __restrict__ A, const __nv_bfloat16* __restrict__ B,
+        const __nv_bfloat16* OPTIONAL bias, float* __restrict__ C, int M, int N, int K,
+        long long lda, long long ldb, int transpose_a, int transpose_b, int activation, int ndim,
+        const __grid_constant__ Dims batch, const __grid_constant__ Dims a_strides,
+        const __grid_constant__ Dims b_strides, long long batches) {
+#if HAS_SM_80
+    __shared__ float4 ring[3][2][512];
+    compute<Bf16Storage, float>(
+        {A, B, bias, C, M, N, K, transpose_a, transpose_b, activation, lda, ldb}, ndim, batch,
+        a_strides, b_strides, ring);
 #endif
 }

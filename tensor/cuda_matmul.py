@@ -12,7 +12,7 @@ from kernels.grids import ceil_div
 from tensor import cuda_elementwise, cuda_moving, cuda_reduce
 from tensor.backend import Shape
 from tensor.cuda_launch import Version, as_rows, reshaped, tuned
-from tensor.cuda_layout import Launcher
+from tensor.cuda_layout import FLOAT, Launcher
 from tensor.dtypes import BFLOAT16
 from tensor.precision import current_matmul_precision
 
@@ -85,11 +85,11 @@ def product(
     M, K = a.shape[:-3:-1] if transpose_a else a.shape[-2:]
     N = b.shape[-2] if transpose_b else b.shape[-1]
     leading = _broadcast(a.shape[:-2], b.shape[:-2])
-    in_one = leading or gelu or version or a.dtype == BFLOAT16  # whose pieces would be rounded
-    pieces = 1 if in_one else _pieces(M, N, K)
+    pieces = 1 if leading or gelu or version else _pieces(M, N, K)
     if pieces > 1:
         return _in_pieces(be, pieces, a, b, bias, transpose_a, transpose_b)
-    c = be.empty((*leading, M, N), a.dtype)
+    parts = version is not None and version.name == "matmul_mma_bf16_parts"
+    c = be.empty((*leading, M, N), FLOAT if parts else a.dtype)
     if c.size == 0:
         return c
     a, lda, transpose_a = _lying(be, a, transpose_a)
@@ -137,12 +137,17 @@ def _in_pieces(
     transpose_a: bool,
     transpose_b: bool,
 ) -> DeviceArray:
-    """A product of matrices as a batch of products of their pieces along K, added up."""
+    """A product of matrices as a batch of products of their pieces along K, added up in float32."""
+    dtype, parts = a.dtype, None
+    if dtype == BFLOAT16:
+        parts = Version("matmul_mma_bf16_parts")
+        bias = None if bias is None else cuda_moving.cast(be, bias, FLOAT)
     a, b = _cut(a, pieces, 0 if transpose_a else 1), _cut(b, pieces, 1 if transpose_b else 0)
-    c = cuda_reduce.sum(be, product(be, a, b, None, transpose_a, transpose_b), (0,), False)
+    c = product(be, a, b, None, transpose_a, transpose_b, version=parts)
+    c = cuda_reduce.sum(be, c, (0,), False)
     if bias is not None:
         cuda_elementwise.accumulate(be, c, bias.expand(c.shape))
-    return c
+    return c if parts is None else cuda_moving.cast(be, c, dtype)
 
 
 def _cut(x: DeviceArray, pieces: int, axis: int) -> DeviceArray:

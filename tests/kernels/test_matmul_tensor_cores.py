@@ -39,8 +39,8 @@ def test_operands_are_rounded_and_nothing_else(name):
         got = cuda_matmul.product(be, lying(be, version, a, flags[0], 0),
                                   lying(be, version, b, flags[1], 0), None, *flags,
                                   version=version).numpy()
-        assert rms(got - rounded) < 1e-6 * rms(exact)
-        assert rms(got - exact) > 1e-5 * rms(exact)
+        assert rms(got - rounded) < 1e-5 * rms(exact)       # a tensor core adds toward zero
+        assert rms(got - exact) > 1e-4 * rms(exact)
 
 
 def test_three_products_in_tf32_are_as_good_as_one_in_float32():
@@ -54,9 +54,10 @@ def test_three_products_in_tf32_are_as_good_as_one_in_float32():
     assert errors["matmul_mma_3xtf32"] < 2 * errors["matmul_registers"] < 2e-6
 
 
-def test_products_of_bfloat16_are_rounded_once():
+@pytest.mark.parametrize("K", [300, 2048])      # as one sum, and in four pieces
+def test_products_of_bfloat16_are_rounded_once(K):
     be = backend()
-    a, b, bias = (widened(converted(x, BFLOAT16)) for x in normal(0, (30, 300), (300, 40), (40,)))
+    a, b, bias = (widened(converted(x, BFLOAT16)) for x in normal(0, (30, K), (K, 40), (40,)))
     on = [be.from_numpy(converted(x, BFLOAT16)) for x in (a, b, bias)]
     got = be.linear(*on, False)
     assert got.dtype == BFLOAT16
@@ -64,6 +65,8 @@ def test_products_of_bfloat16_are_rounded_once():
     unlike = be.to_numpy(got) != widened(converted(expected, BFLOAT16))
     assert unlike.mean() < 0.02         # those whose float32 sum fell on the other side of a half
     close(be.to_numpy(got), expected, 4e-3)
+    weight = be.linear_backward_weight(on[0].permute((1, 0)), on[1])
+    close(be.to_numpy(weight), a.astype(np.float64) @ b, 4e-3)
     mixed = be.matmul(on[0], be.from_numpy(converted(b, named("float16"))), False, False)
     close(be.to_numpy(mixed), a.astype(np.float64) @ b, 4e-3)
 
@@ -111,6 +114,7 @@ def planted(folder, device, bug):
     return Module(folder / "matmul_mma.cu", device)
 
 
+@pytest.mark.skipif(NAME != "emulator", reason="a GPU tells of no such bug")
 @pytest.mark.parametrize("bug", BUGS)
 def test_planted_bugs_show(bug, tmp_path, monkeypatch):
     needs_compiler()

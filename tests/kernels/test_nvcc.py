@@ -21,7 +21,7 @@ FAST = {
                   "matmul_rows_bf16"],
     "matmul_wmma.cu": ["matmul_wmma"],
     "matmul_mma.cu": ["matmul_mma_tf32", "matmul_mma_3xtf32", "matmul_mma_bf16",
-                      "matmul_mma_bf16_storage"],
+                      "matmul_mma_bf16_storage", "matmul_mma_bf16_parts"],
     "attention_mma.cu": [f"attention_mma_{precision}_{D}" for D in (32, 64, 128)
                          for precision in ("tf32", "bf16", "bf16_storage")],
     "attention_mma_backward.cu": [
