@@ -1,4 +1,4 @@
-// matmul.cu - C = f(A B + bias) for a batch of matrices, float32, on a GPU's plain cores; matmul.cuh
+// matmul.cu - C = f(A B + bias) for a batch of matrices, float32, without tensor cores; matmul.cuh
 // tells what a kernel takes.
 //
 // matmul_naive      A thread an entry of C; neighbouring threads take neighbouring rows of C. Each
@@ -27,10 +27,10 @@
 //                   Four rows of A at a time use each float of B. block: whole warps, up to 16:
 //                   many, so that much of B is on its way from memory at any time;
 //                   grid batches * ceil(M / 4) * ceil(N / (transpose_b ? blockDim.x / 32 : 32)).
-// matmul_rows_bf16  The same for arrays of bfloat16, whose B is half as much to read; sums, bias and
-//                   GELU are in float32. The tensor cores' version is in matmul_mma.cu.
+// matmul_rows_bf16  The same for arrays of bfloat16, whose B is half as much to read; sums, bias
+//                   and GELU are in float32. The tensor cores' version is in matmul_mma.cu.
 //
-// Registers a thread on sm_80 and sm_90, and bytes of shared memory, none of them spilled (nvcc 13.0;
+// Registers a thread on sm_80 and sm_90, and bytes of shared memory, nothing spilled (nvcc 13.0;
 // tests/kernels/test_nvcc.py compares):
 //   matmul_tiles       44   44   2,176
 //   matmul_registers  165  163   8,192

@@ -1,4 +1,4 @@
-// matmul.cuh - what the files matmul*.cu share: one product of a batch, and who computes what of it.
+// matmul.cuh - what the files matmul*.cu share: a product of a batch, and who computes what of it.
 //
 // C = f(A B + bias) for a batch of matrices. K = 0 gives f(bias). A kernel of the family takes
 //

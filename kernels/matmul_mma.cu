@@ -2,13 +2,13 @@
 // ldmatrix and mma.sync (ptx.cuh), one template for all precisions. matmul.cuh tells what a kernel
 // takes. sm_80 and later.
 //
-// A block of 8 warps computes 128 x 128 entries, a warp 64 x 32 of them in registers, from a ring of
-// three stages in shared memory. A stage holds a tile of A and one of B, each 128 rows (of A, or
+// A block of 8 warps computes 128 x 128 entries, a warp 64 x 32 of them in registers, from a ring
+// of three stages in shared memory. A stage holds a tile of A and one of B, each 128 rows (of A, or
 // columns of B) by 64 bytes of k: while one is multiplied, two are on their way, which no thread
 // waits for; and one barrier a tile is enough. What it changes over matmul_wmma:
 //
-//   the ring     cp.async copies from device to shared memory past the registers, 16 bytes at a time
-//                where address and row length allow, so that two tiles' latency is hidden.
+//   the ring     cp.async copies from device to shared memory past the registers, 16 bytes at
+//                a time where address and row length allow, so that two tiles' latency is hidden.
 //   swizzled     A tile keeps the order that its matrix has in memory, so that copies are whole
 //                chunks of 16 bytes, but the chunks of a row change places (place_in_tile): the
 //                eight that are read at a time, from as many rows, lie in different banks.
@@ -21,23 +21,23 @@
 //
 // matmul_mma_tf32    float32 arrays. Each element is rounded to tf32 (10 bits after the point, to
 //                    nearest) on its way to the tensor core, which adds in float32.
-// matmul_mma_3xtf32  float32 arrays, and nearly float32's precision: a = big + small, both tf32, and
-//                    a b = small big + big small + big big, at three times the products (Ootomo and
-//                    Yokota 2022, section 3; CUTLASS's 3xTF32). A tensor core adds rounding toward
-//                    zero; so each sum of three goes to the total by a plain addition. An infinity
-//                    gives NaN here.
+// matmul_mma_3xtf32  float32 arrays, and nearly float32's precision: a = big + small, both tf32,
+//                    and a b = small big + big small + big big, at three times the products (Ootomo
+//                    and Yokota 2022, section 3; CUTLASS's 3xTF32). A tensor core adds rounding
+//                    toward zero; so each sum of three goes to the total by a plain addition. An
+//                    infinity gives NaN here.
 // matmul_mma_bf16    float32 arrays, each element rounded to bfloat16 (7 bits after the point).
 // matmul_mma_bf16_storage
 //                    A, B, bias and C are bfloat16 in memory, which halves the traffic and the room
-//                    that a tile takes: 32 of k in 64 bytes. Sums, bias and GELU are in float32, and
-//                    rounded once, for C.
+//                    that a tile takes: 32 of k in 64 bytes. Sums, bias and GELU are in float32,
+//                    and rounded once, for C.
 // matmul_mma_bf16_parts
 //                    The same with C in float32: for a long sum that is cut into pieces, to give a
 //                    GPU more blocks, and whose parts are added before anything is rounded.
 //
 // block 256; grid batches * ceil(M / 128) * ceil(N / 128).
 //
-// Registers a thread on sm_80 and sm_90, and bytes of shared memory, none of them spilled (nvcc 13.0;
+// Registers a thread on sm_80 and sm_90, and bytes of shared memory, nothing spilled (nvcc 13.0;
 // tests/kernels/test_nvcc.py compares):
 //   matmul_mma_tf32          122  126  49,152
 //   matmul_mma_3xtf32        189  187  49,152
@@ -58,10 +58,10 @@ typedef float4 Ring[STAGES][2][CHUNKS];         // [stage][A, B]
 template <class T> constexpr int EACH = CHUNK / int(sizeof(T));   // elements in a chunk
 template <class T> constexpr int DEPTH = 64 / int(sizeof(T));     // of k in a tile
 
-// Where element (r, k) lies in a tile of A, or (k, r) in one of B. `ALONG_ROWS` is as in `fill`: the
-// tile lies [k][r], otherwise [r][k]. Of [r][k], 64 bytes a row, all banks hold two rows; ldmatrix
-// reads a chunk of each of 8 rows. Of [k][r] it does the same with 8 rows of k if an element has 2
-// bytes; floats are read one by one, 8 neighbours from each of 4 rows of k.
+// Where element (r, k) lies in a tile of A, or (k, r) in one of B. `ALONG_ROWS` is as in `fill`:
+// the tile lies [k][r], otherwise [r][k]. Of [r][k], 64 bytes a row, all banks hold two rows;
+// ldmatrix reads a chunk of each of 8 rows. Of [k][r] it does the same with 8 rows of k if an
+// element has 2 bytes; floats are read one by one, 8 neighbours from each of 4 rows of k.
 template <class T, bool ALONG_ROWS>
 __device__ inline int place_in_tile(unsigned r, unsigned k) {
     constexpr int E = EACH<T>;
@@ -136,6 +136,8 @@ template <bool OF_A, bool ALONG_ROWS>
 __device__ inline void load_floats(const float* tile, unsigned r, unsigned k, unsigned (&x)[4]) {
     unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     if (ALONG_ROWS) {
+        // place_in_tile with r taken to pieces, r being a multiple of 16: only 8 t and the bits of
+        // r that it turns are not the same for all, which saves registers.
         const float* from = tile + (k + t) * SIDE + r / 32 * 32 + g;
 #pragma unroll
         for (int i = 0; i < 4; i++)
@@ -194,9 +196,9 @@ struct Tf32x3 {
     }
 };
 
-// The order of k in a sum is free, if A and B agree. So two fragments of floats, 8 of k each, become
-// one of 16 without a lane asking another: mma_bf16 wants neighbours 2t, 2t + 1 in a register, and
-// gets t, t + 4. They are new registers in any case, in the order of A on both sides.
+// The order of k in a sum is free, if A and B agree. So two fragments of floats, 8 of k each,
+// become one of 16 without a lane asking another: mma_bf16 wants neighbours 2t, 2t + 1 in a
+// register, and gets t, t + 4. They are new registers in any case, in the order of A on both sides.
 struct Bf16 {
     typedef float Element;
     static constexpr int DEEP = 16;
@@ -238,7 +240,7 @@ struct Bf16Storage : Bf16 {
 
 // --- a tile of C
 
-typedef float Sums[4][4][4];    // a lane's share of 64 x 32: [16 rows][8 columns][as mma_tf32 tells]
+typedef float Sums[4][4][4];    // a lane's of 64 x 32: [16 rows][8 columns][as mma_tf32 tells]
 
 template <class Precision, bool A_ROWS, bool B_ROWS>
 __device__ inline void multiply(Sums& c, const typename Precision::Element* a,
@@ -305,10 +307,12 @@ __device__ inline void compute(const ProductOf<typename Precision::Element, Out>
     auto p = all.at(place.matrix, ndim, batch, a_strides, b_strides);
     unsigned warp = threadIdx.x / 32, m0 = warp / 4 * 64, n0 = warp % 4 * 32;
     Sums c = {};
-    if (p.transpose_a && p.transpose_b) sum_up<Precision, true, false>(c, p, place, m0, n0, ring, all.A);
-    else if (p.transpose_a) sum_up<Precision, true, true>(c, p, place, m0, n0, ring, all.A);
-    else if (p.transpose_b) sum_up<Precision, false, false>(c, p, place, m0, n0, ring, all.A);
-    else sum_up<Precision, false, true>(c, p, place, m0, n0, ring, all.A);
+    const auto* valid = all.A;
+    if (p.transpose_a && p.transpose_b)
+        sum_up<Precision, true, false>(c, p, place, m0, n0, ring, valid);
+    else if (p.transpose_a) sum_up<Precision, true, true>(c, p, place, m0, n0, ring, valid);
+    else if (p.transpose_b) sum_up<Precision, false, false>(c, p, place, m0, n0, ring, valid);
+    else sum_up<Precision, false, true>(c, p, place, m0, n0, ring, valid);
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < 4; i++)

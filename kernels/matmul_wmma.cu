@@ -1,19 +1,19 @@
-// matmul_wmma.cu - C = f(A B + bias) on the tensor cores, in CUDA's own words for them: nvcuda::wmma.
+// matmul_wmma.cu - C = f(A B + bias) on the tensor cores, in CUDA's own words: nvcuda::wmma.
 //
 // The arrays are float32, as matmul.cuh tells, but each element of A and B is rounded to tf32 (10
 // bits after the point, where float32 has 23) before it is multiplied; products are exact, and are
 // added in float32. sm_80 and later.
 //
 // matmul_wmma  A block of 4 warps computes 64 x 64 entries from tiles in shared memory, as
-//              matmul_registers does, but a warp multiplies whole matrices: a fragment of A (16 x 8)
-//              by one of B (8 x 16), spread over its lanes' registers, in one instruction. A warp
-//              has 2 x 2 fragments of C, 32 x 32 entries, so that each fragment of A and B serves
-//              twice. Where an element of a fragment lies is not told; so C goes through shared
-//              memory, where its rows and columns are known again, for bias and GELU.
-//              What limits is the wait for each tile: matmul_mma.cu mends that.
-//              block 128; grid batches * ceil(M / 64) * ceil(N / 64).
+//              matmul_registers does, but a warp multiplies whole matrices: a fragment of A (16 x
+//              8) by one of B (8 x 16), spread over its lanes' registers, in one instruction. A
+//              warp has 2 x 2 fragments of C, 32 x 32 entries, so that each fragment of A and B
+//              serves twice. Where an element of a fragment lies is not told; so C goes through
+//              shared memory, where its rows and columns are known again, for bias and GELU. What
+//              limits is the wait for each tile: matmul_mma.cu mends that. block 128; grid batches
+//              * ceil(M / 64) * ceil(N / 64).
 //
-// Registers a thread on sm_80 and sm_90, and bytes of shared memory, none of them spilled (nvcc 13.0;
+// Registers a thread on sm_80 and sm_90, and bytes of shared memory, nothing spilled (nvcc 13.0;
 // tests/kernels/test_nvcc.py compares):
 //   matmul_wmma  128  128  25,600
 #include <mma.h>
