@@ -14,6 +14,11 @@ from kernels.interface import Device
 from kernels.launch import load
 
 
+def in_sixteens(version: str, D: int) -> int:
+    """1 if rows of D elements begin at multiples of 16 bytes."""
+    return int(D % (8 if in_halves(version) else 4) == 0)
+
+
 class Attention(Case):
     """Causal attention, T queries and keys. bytes: q, k, v, out once each, and top and inverse.
     flops: of the T (T + 1) / 2 scores a head, 4 D for q k^T and for the sum over v, and 4 of each
@@ -72,7 +77,7 @@ class Attention(Case):
         load(grids.attention_file(version), device)[version](
             arrays["q"], arrays["k"], arrays["v"], None, arrays["out"], arrays["top"],
             arrays["inverse"], B * H, H, T, T, D, *[strides] * 4, (0, 0, 0, 0), self.scale, 1,
-            0, 0, 0, 0, 1.0, int(D % 4 == 0),
+            0, 0, 0, 0, 1.0, in_sixteens(version, D),
             grid=grids.attention(version, block, B * H, T), block=block,
             shared=block // 32 * D * FLOAT if version.startswith("attention_rows") else 0,
         )  # fmt: skip
@@ -173,7 +178,8 @@ class AttentionBackward(Case):
         )  # fmt: skip
         given = [arrays[name] for name in ("dout", "q", "k", "v")]
         stats = [arrays[name] for name in ("top", "inverse", "r")]
-        numbers = ((0, 0, 0, 0), self.scale, 1, 0, 0, 0, 0, 1.0, int(D % 4 == 0))
+        numbers = ((0, 0, 0, 0), self.scale, 1, 0, 0, 0, 0, 1.0,
+                   in_sixteens(version, D))  # fmt: skip
         file = grids.attention_file(version)
         for kernel, results in (("queries", ["dq"]), ("keys", ["dk", "dv"])):
             load(file, device)[f"{version}_{kernel}_{size}"](

@@ -31,6 +31,8 @@ def precision(version: str) -> str:
     """The arithmetic of a version, which its name says where it is not float32."""
     if version == "matmul_wmma":
         return "tf32"
+    if version.endswith("rows_bf16"):  # its arrays are bfloat16, and widened
+        return "float32"
     return next((kind for kind in TOLERANCES if kind in version), "float32")
 
 

@@ -91,6 +91,16 @@ def test_blocks_versions_and_lines(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("version", ["attention_mma_bf16_storage_32",
+                                     "attention_mma_backward_bf16_storage"])
+def test_rows_of_bfloat16_that_no_16_bytes_fit(version, capsys):
+    needs_compiler()
+    family = "attention_backward" if "backward" in version else "attention"
+    assert bench.main([family, "--device", "emulator", "--shape", "1x2x33x20", "--versions",
+                       version]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "says"), [
     ("softmax --shape 1000000000x1000000000", "too large"),
     ("softmax --shape 1000000000000000000000x3", "too large"),

@@ -33,6 +33,8 @@ def test_the_least_time_is_what_memory_or_arithmetic_leaves():
     assert limits.seconds(case, "matmul_mma_tf32") == case.bytes / 1e12
     large = Matmul(1024, 1024, 1024)
     assert limits.seconds(large, "matmul_mma_3xtf32") == 3 * large.flops / 1e14
+    older = Limits(bytes_per_s=1e12, float32=1e13, tf32=0, bf16=0)     # has no such instruction
+    assert older.seconds(large, "matmul_rows_bf16") == large.flops / 1e13
     one = Matmul(1, 1, 1)
     assert limits.seconds(one, "matmul_vector") == 12 / 1e12
     assert Timing(2.0, 1.0, 3.0, True).seconds == 2.0
