@@ -117,70 +117,68 @@ extern "C" __global__ void adamw_vector(Table ps, Table gs, Table ms, Table vs, 
 
 // --- AdamW with master weights: p and g of type T, the others float
 
-template <class T>
-__device__ void adamw_master_many(const Table& ps, const Table& gs, const Table& masters,
-                                  const Table& ms, const Table& vs, const Table& sizes, int count,
-                                  const AdamW& step) {
-    Chunk chunk = chunk_of_block(sizes, count);
-    T* p = array_of<T>(ps.n[chunk.array]) + chunk.first;
-    const T* g = array_of<const T>(gs.n[chunk.array]) + chunk.first;
-    float* master = array_of<float>(masters.n[chunk.array]) + chunk.first;
-    float* m = array_of<float>(ms.n[chunk.array]) + chunk.first;
-    float* v = array_of<float>(vs.n[chunk.array]) + chunk.first;
-    for (int i = threadIdx.x; i < chunk.size; i += blockDim.x) {
-        step.update(master[i], float(g[i]), m[i], v[i]);
-        p[i] = T(master[i]);
-    }
-}
+// This block's chunk of each of the five arrays.
+template <class T> struct Chunks {
+    T* p;
+    const T* g;
+    float *master, *m, *v;
+    int size;
 
-template <class T>
-__device__ void adamw_master_vector(const Table& ps, const Table& gs, const Table& masters,
-                                    const Table& ms, const Table& vs, const Table& sizes,
-                                    int count, const AdamW& step) {
-    Chunk chunk = chunk_of_block(sizes, count);
-    T* p = array_of<T>(ps.n[chunk.array]) + chunk.first;
-    const T* g = array_of<const T>(gs.n[chunk.array]) + chunk.first;
-    float* master = array_of<float>(masters.n[chunk.array]) + chunk.first;
-    float* m = array_of<float>(ms.n[chunk.array]) + chunk.first;
-    float* v = array_of<float>(vs.n[chunk.array]) + chunk.first;
-    for (int i = threadIdx.x; i < chunk.size / 4; i += blockDim.x) {
-        Pack<4> g4 = load_pack<4>(g, i), w4 = load_pack<4>(master, i);
-        Pack<4> m4 = load_pack<4>(m, i), v4 = load_pack<4>(v, i);
-        for (int j = 0; j < 4; j++) step.update(w4.v[j], g4.v[j], m4.v[j], v4.v[j]);
-        store_pack(master, i, w4);
-        store_pack(m, i, m4);
-        store_pack(v, i, v4);
-        store_pack(p, i, w4);
+    __device__ Chunks(const Table& ps, const Table& gs, const Table& masters, const Table& ms,
+                      const Table& vs, const Table& sizes, int count) {
+        Chunk chunk = chunk_of_block(sizes, count);
+        p = array_of<T>(ps.n[chunk.array]) + chunk.first;
+        g = array_of<const T>(gs.n[chunk.array]) + chunk.first;
+        master = array_of<float>(masters.n[chunk.array]) + chunk.first;
+        m = array_of<float>(ms.n[chunk.array]) + chunk.first;
+        v = array_of<float>(vs.n[chunk.array]) + chunk.first;
+        size = chunk.size;
     }
-    for (int i = chunk.size / 4 * 4 + threadIdx.x; i < chunk.size; i += blockDim.x) {
-        step.update(master[i], float(g[i]), m[i], v[i]);
-        p[i] = T(master[i]);
+    // The elements from `first` on, one by one.
+    __device__ void update(const AdamW& step, int first) const {
+        for (int i = first + threadIdx.x; i < size; i += blockDim.x) {
+            step.update(master[i], float(g[i]), m[i], v[i]);
+            p[i] = T(master[i]);
+        }
     }
-}
+    // All of them, four at a time.
+    __device__ void update_fours(const AdamW& step) const {
+        for (int i = threadIdx.x; i < size / 4; i += blockDim.x) {
+            Pack<4> g4 = load_pack<4>(g, i), w4 = load_pack<4>(master, i);
+            Pack<4> m4 = load_pack<4>(m, i), v4 = load_pack<4>(v, i);
+            for (int j = 0; j < 4; j++) step.update(w4.v[j], g4.v[j], m4.v[j], v4.v[j]);
+            store_pack(master, i, w4);
+            store_pack(m, i, m4);
+            store_pack(v, i, v4);
+            store_pack(p, i, w4);
+        }
+        update(step, size / 4 * 4);
+    }
+};
 
 extern "C" __global__ void adamw_master_many_half(
     Table ps, Table gs, Table masters, Table ms, Table vs, Table sizes, int count, float beta1,
     float rest1, float beta2, float rest2, float correction, float eps, float rate, float keep) {
-    adamw_master_many<__half>(ps, gs, masters, ms, vs, sizes, count,
-                              {beta1, rest1, beta2, rest2, correction, eps, rate, keep});
+    Chunks<__half> own(ps, gs, masters, ms, vs, sizes, count);
+    own.update({beta1, rest1, beta2, rest2, correction, eps, rate, keep}, 0);
 }
 extern "C" __global__ void adamw_master_many_bfloat16(
     Table ps, Table gs, Table masters, Table ms, Table vs, Table sizes, int count, float beta1,
     float rest1, float beta2, float rest2, float correction, float eps, float rate, float keep) {
-    adamw_master_many<__nv_bfloat16>(ps, gs, masters, ms, vs, sizes, count,
-                                     {beta1, rest1, beta2, rest2, correction, eps, rate, keep});
+    Chunks<__nv_bfloat16> own(ps, gs, masters, ms, vs, sizes, count);
+    own.update({beta1, rest1, beta2, rest2, correction, eps, rate, keep}, 0);
 }
 extern "C" __global__ void adamw_master_vector_half(
     Table ps, Table gs, Table masters, Table ms, Table vs, Table sizes, int count, float beta1,
     float rest1, float beta2, float rest2, float correction, float eps, float rate, float keep) {
-    adamw_master_vector<__half>(ps, gs, masters, ms, vs, sizes, count,
-                                {beta1, rest1, beta2, rest2, correction, eps, rate, keep});
+    Chunks<__half> own(ps, gs, masters, ms, vs, sizes, count);
+    own.update_fours({beta1, rest1, beta2, rest2, correction, eps, rate, keep});
 }
 extern "C" __global__ void adamw_master_vector_bfloat16(
     Table ps, Table gs, Table masters, Table ms, Table vs, Table sizes, int count, float beta1,
     float rest1, float beta2, float rest2, float correction, float eps, float rate, float keep) {
-    adamw_master_vector<__nv_bfloat16>(ps, gs, masters, ms, vs, sizes, count,
-                                       {beta1, rest1, beta2, rest2, correction, eps, rate, keep});
+    Chunks<__nv_bfloat16> own(ps, gs, masters, ms, vs, sizes, count);
+    own.update_fours({beta1, rest1, beta2, rest2, correction, eps, rate, keep});
 }
 
 // --- SGD
