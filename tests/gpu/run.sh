@@ -118,10 +118,10 @@ part model 70 "${pytest[@]}" tests/tensor/test_device.py tests/tensor/test_devic
 part golden 40 "${pytest[@]}" tests/minigpt/test_golden.py tests/minigpt/test_golden_heads.py \
   -k $device
 part agreement 60 "$PYTHON" -m tests.gpu.agree --size $size --device $device
-part speed 220 "$PYTHON" -m tests.gpu.speed --size $size --device $device "${only[@]}"
 ladders=${OUT:-$logs}/ladders-of-kernels
 part ladders 110 "$PYTHON" -m kernels.bench all --device $device --blocks usual --out "$ladders" \
   --json "$ladders/all.json"
+part speed 220 "$PYTHON" -m tests.gpu.speed --size $size --device $device "${only[@]}"
 
 sanitizer=$(command -v compute-sanitizer || ls "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" 2>/dev/null)
 for tool in memcheck racecheck; do
