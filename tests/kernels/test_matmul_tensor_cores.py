@@ -151,3 +151,16 @@ def test_forward_and_backward(precision, least, most):
     if least:
         forward, *gradients = product(precision, backward_inside=False)
         assert forward > least and max(gradients) < 1e-6
+
+
+def test_a_gpu_without_them(monkeypatch):
+    """It multiplies bfloat16 in float32, and refuses what it was asked for by name."""
+    be = backend()
+    a, b = (widened(converted(x, BFLOAT16)) for x in normal(0, (30, 50), (50, 40)))
+    monkeypatch.setattr(be.device, "architecture", 75)
+    got = be.matmul(*(be.from_numpy(converted(x, BFLOAT16)) for x in (a, b)), False, False)
+    assert got.dtype == BFLOAT16
+    close(be.to_numpy(got), a.astype(np.float64) @ b, 4e-3)
+    words = r"matmul_mma_tf32 \(matmul_mma\.cu\) needs a GPU of architecture sm_80 or later"
+    with matmul_precision("tf32"), pytest.raises(KernelError, match=words):
+        be.matmul(be.from_numpy(a), be.from_numpy(b), False, False)

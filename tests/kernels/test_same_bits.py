@@ -14,7 +14,8 @@ pytestmark = pytest.mark.slow
 def products(be, order):
     a, b = (be.from_numpy(x) for x in normal(0, (37, 70), (70, 66)))
     for name, block in [("matmul_tiles", 256), ("matmul_registers", 64), ("matmul_vector", 256),
-                        ("matmul_rows", 128)]:
+                        ("matmul_rows", 128), ("matmul_wmma", 128), ("matmul_mma_tf32", 256),
+                        ("matmul_mma_3xtf32", 256), ("matmul_mma_bf16", 256)]:
         yield cuda_matmul.matmul(be, a, b, False, False, Version(name, block, order))
 
 
