@@ -45,7 +45,7 @@ class PreTrainedModel(Module):
 
     @property
     def dtype(self) -> np.dtype:
-        """The parameters' dtype, whose name `tensor.dtypes.name_of` gives (NumPy has no bfloat16)."""
+        """The parameters' dtype; `tensor.dtypes.name_of` gives its name, of bfloat16, too."""
         return next(self.parameters()).dtype
 
     @property
