@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import struct
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from kernels.emulator.runtime import runtime
 from kernels.interface import Device, KernelError, Sizes
 from kernels.signature import Signatures
 
-# struct Options in runtime.cpp: grid, block, seed, shared bytes, order, mode, workers.
-_OPTIONS = struct.Struct("3I3IQ4I")
+# struct Options in runtime.cpp: grid, block, seed, shared bytes, order, mode, workers, patient.
+_OPTIONS = struct.Struct("3I3IQ5I")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,11 @@ class EmulatorDevice(Device):
 
     def launch(self, entry: Entry, packed: bytes, grid: Sizes, block: Sizes, shared: int,
                order: str | int | None) -> None:
-        """Run a kernel to its end. Raises KernelError, MemoryError."""
+        """Run a kernel to its end. Raises KernelError, MemoryError.
+
+        Ctrl-C ends it: KeyboardInterrupt in the main thread. Where the program handles Ctrl-C in
+        its own way, as to stop after a whole step, the kernel goes on, and the second one ends it.
+        """
         kind, seed = 0, 0
         if isinstance(order, int):
             kind, seed = 2, order % 2**64
@@ -90,8 +95,9 @@ class EmulatorDevice(Device):
         elif order not in (None, "forward"):
             raise ValueError(f"{entry.name}: order is 'forward', 'reverse' or a seed, not "
                              f"{order!r}")
+        patient = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
         options = _OPTIONS.pack(*grid, *block, seed, shared, kind,
-                                2 if self.counted else int(self.checked), self.workers)
+                                2 if self.counted else int(self.checked), self.workers, patient)
         status = self._lib.emu_launch(entry.address, packed, len(packed), options)
         if status:
             self._raise(entry, status)
@@ -107,6 +113,8 @@ class EmulatorDevice(Device):
                  else _place(entry, self._lib.emu_message_code()))
         if status == 3:
             signal.raise_signal(signal.SIGINT)      # in Python's main thread: KeyboardInterrupt
+            if threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt             # for a handler that raises nothing
         raise KernelError(f"{place}: {entry.name}: {message}")
 
 

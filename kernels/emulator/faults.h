@@ -16,7 +16,8 @@ namespace emu {
 inline thread_local Worker* current = nullptr;      // the worker that this system thread is
 inline Launch* under_way = nullptr;                 // the launch
 inline pthread_t threads[EMU_MAX_WORKERS];          // its system threads; the first launched it
-inline volatile bool interrupting;                  // Ctrl-C has come
+inline volatile bool interrupting;                  // Ctrl-C ends the launch
+inline volatile bool patient;                       // not the first one: that has its own handler
 inline struct sigaction before_us[65];              // by the number of the signal
 
 inline uintptr_t code_of(void* context) {           // the address of the instruction, plus 1
@@ -67,10 +68,22 @@ inline void interrupt_others() {
     for (int i = 1; i < under_way->workers; i++) pthread_kill(threads[i], SIGINT);
 }
 
+inline void hand_on(int signal, siginfo_t* info, void* context) {
+    const struct sigaction& before = before_us[signal];
+    if (before.sa_flags & SA_SIGINFO) before.sa_sigaction(signal, info, context);
+    else before.sa_handler(signal);
+}
+
 // Ctrl-C ends the launch, wherever the kernel stands; Python's own handler would only set a flag for
-// after it. The signal may reach any thread: it is sent to the one that launched, and by that one
-// to the others.
+// after it. Which is what a program wants that means to stop after a whole step: where it has a
+// handler the first Ctrl-C is for that, and the second one ends the launch. The signal may reach any
+// thread: it is sent to the one that launched, and by that one to the others.
 inline void on_interrupt(int signal, siginfo_t* info, void* context) {
+    if (under_way && patient) {
+        patient = false;
+        hand_on(signal, info, context);
+        return;
+    }
     bool first = under_way && pthread_equal(pthread_self(), threads[0]);
     if (current && current->busy) {
         current->interrupted = true;
@@ -81,10 +94,8 @@ inline void on_interrupt(int signal, siginfo_t* info, void* context) {
         interrupt_others();             // it has done its blocks, and waits for them
     } else if (under_way) {
         if (!interrupting) pthread_kill(threads[0], signal);
-    } else if (before_us[signal].sa_flags & SA_SIGINFO) {
-        before_us[signal].sa_sigaction(signal, info, context);
     } else {
-        before_us[signal].sa_handler(signal);
+        hand_on(signal, info, context);
     }
 }
 
@@ -104,7 +115,7 @@ inline void install(int signal, Handler handler) {
 
 // For the time of a launch.
 struct Launching {
-    explicit Launching(Launch& launch) {
+    Launching(Launch& launch, bool first_is_handed_on) {
         static bool first = true;
         install(SIGSEGV, on_fault);
         install(SIGINT, on_interrupt);
@@ -112,7 +123,8 @@ struct Launching {
             for (int other : {SIGBUS, SIGFPE, SIGILL, SIGTRAP}) install(other, on_fault);
         }
         first = false;
-        threads[0] = pthread_self(), interrupting = false, under_way = &launch;
+        threads[0] = pthread_self(), interrupting = false, patient = first_is_handed_on;
+        under_way = &launch;
     }
     ~Launching() { under_way = nullptr; }
 };

@@ -73,8 +73,8 @@ void work(Worker& w, Launch& launch) {
     current = nullptr;
 }
 
-void run(Launch& launch) {
-    Launching here(launch);
+void run(Launch& launch, bool patient) {
+    Launching here(launch, patient);
     std::thread others[EMU_MAX_WORKERS];
     int wanted = launch.workers;
     launch.workers = 1;
@@ -262,6 +262,7 @@ struct Options {                        // packed by device.py
     unsigned grid[3], block[3];
     uint64_t seed;
     unsigned shared, order, mode, workers;          // mode: 0 fast, 1 checked, 2 counted
+    unsigned patient;                               // 1: Ctrl-C has a handler of the program's
 };
 
 // 0; 1 with emu_message; 2 no memory; 3 interrupted. device.py has checked the sizes.
@@ -282,7 +283,7 @@ int emu_launch(void (*kernel)(const char*), const char* arguments, size_t argume
                   o->mode == 1, o->mode == 2, int(blocks < most ? blocks : most), blocks, 0, false};
     if (!prepare(launch)) return 2;
     if (launch.counted) counter().start(), workers[0]->last_array = nullptr;
-    run(launch);
+    run(launch, o->patient);
     counter().running = false;
     if (!launch.stop) return 0;
     for (int i = 0; i < launch.workers; i++) {      // of several failures that of the first block

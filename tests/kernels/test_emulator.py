@@ -188,6 +188,48 @@ def test_ctrl_c_ends_an_endless_kernel_and_the_process_goes_on(make, tmp_path, w
     assert finish(process) == "interrupted, then 1.0\n"
 
 
+PATIENT = """
+import signal
+from pathlib import Path
+from kernels.device import get_device
+from kernels.launch import Module
+seen = []
+signal.signal(signal.SIGINT, lambda *_: seen.append("ours"))
+Path("long.cu").write_text('''extern "C" __global__ void spin(float* x, int n) {
+    volatile float v = 0;
+    for (int i = 0; i < n; i++) v = 1;
+    while (n == 0) v = v + 1;
+    x[blockIdx.x] = v;
+}''')
+device = get_device("emulator")
+spin = Module(Path("long.cu"), device)["spin"]
+x = device.empty(8)
+print("running", flush=True)
+spin(x, 1 << 28, grid=8, block=1)
+print(x.numpy().sum(), *seen, flush=True)
+try:
+    spin(x, 0, grid=8, block=1)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_handler_of_ctrl_c_is_for_after_the_launch_but_the_second_ctrl_c_ends_it(
+    make, tmp_path, workers
+):
+    process = python(PATIENT, tmp_path, MINIGPT_EMULATOR_THREADS=workers)
+    assert process.stdout.readline() == "running\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "8.0 ours\n"
+    for _ in range(2):
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+    assert finish(process) == "interrupted\n"
+
+
 HANDLERS = """
 import ctypes, faulthandler, signal
 from pathlib import Path
