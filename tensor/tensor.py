@@ -421,7 +421,9 @@ class Tensor(TensorLike):
         return self.abs()
 
     def abs(self) -> Tensor:
-        return self if self.dtype.kind in "ub" else self.maximum(-self)
+        if self.dtype.kind in "ub":
+            return self
+        return self.maximum(-self) + 0  # of the two zeros maximum gives either: -0 + 0 is 0
 
     def maximum(self, other: Any) -> Tensor:
         return apply(ew.Maximum, *operands("maximum", self, other))

@@ -139,6 +139,11 @@ def _assert_close(got: list[np.ndarray], expected: list[np.ndarray]) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12 * max(1.0, scale))
 
 
+def test_the_absolute_value_of_either_zero_is_positive() -> None:
+    y = Tensor([0.0, -0.0]).abs()
+    np.testing.assert_array_equal((1 / y).numpy(), [np.inf, np.inf])
+
+
 def test_a_planted_error_in_an_operation_is_seen() -> None:
     """The check itself: a row whose twin is wrong fails, by value and by gradient."""
     right = Op("right", lambda x: x * x, [((3,),)], plain=lambda x: x**2 + 1e-9)
