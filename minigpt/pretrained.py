@@ -160,6 +160,8 @@ class PreTrainedModel(Module):
         FileNotFoundError, with what was looked for, if something is missing; ValueError naming file
         and tensors for damaged files or weights that don't fit; TypeError for an unknown override.
         """
+        if "torch_dtype" in overrides:  # a key of older config.json files, where it says what is
+            raise TypeError("from_pretrained: torch_dtype is called dtype, as in dtype='float64'")
         folder = find_model_folder(path)
         base = base_of(folder)
         weights = folder if base is None else find_folder(base, "model")

@@ -296,6 +296,13 @@ def test_deferred_parameters():
     assert nn.Linear(3, 2).weight.first_values is None  # the block has ended
 
 
+def test_the_older_name_of_dtype_is_refused_rather_than_passed_over(tmp_path):
+    tiny = GPT2Config(vocab_size=5, n_positions=4, n_embd=4, n_layer=1, n_head=1)
+    GPT2Model(tiny).save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="torch_dtype is called dtype"):
+        GPT2Model.from_pretrained(tmp_path, torch_dtype="float64")
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_loading_takes_the_memory_of_the_model(tmp_path, monkeypatch, name, dtype):
