@@ -26,8 +26,8 @@ def matmul_precision(precision: str) -> Iterator[None]:
     """Let products inside be computed on tensor cores: `with matmul_precision("tf32"): …`.
 
     precision: "float32" (as without it), "3xtf32" (three products in tf32 for each: nearly
-    float32's), "tf32" (operands rounded to 10 bits after the point) or "bf16" (to 7). Arrays stay
-    float32, and sums are float32. It holds for matmul, linear and their gradients on the devices
+    float32's; infinity gives NaN), "tf32" (operands rounded to 10 bits after the point) or "bf16"
+    (to 7). Arrays stay float32, and sums are float32. It holds for matmul, linear and their gradients on the devices
     "cuda" (sm_80 or later: others raise KernelError) and "emulator", in this thread, when they are
     computed: backward() wants to be inside, too. Products of up to 8 rows stay float32, and so
     does everything on the CPU, which has no such unit. Attention has "tf32" and "bf16" for more
