@@ -27,12 +27,13 @@ def matmul_precision(precision: str) -> Iterator[None]:
 
     precision: "float32" (as without it), "3xtf32" (three products in tf32 for each: nearly
     float32's; infinity gives NaN), "tf32" (operands rounded to 10 bits after the point) or "bf16"
-    (to 7). Arrays stay float32, and sums are float32. It holds for matmul, linear and their gradients on the devices
-    "cuda" (sm_80 or later: others raise KernelError) and "emulator", in this thread, when they are
-    computed: backward() wants to be inside, too. Products of up to 8 rows stay float32, and so
-    does everything on the CPU, which has no such unit. Attention has "tf32" and "bf16" for more
-    than 4 queries and heads of up to 128, its gradient for heads of up to 64; otherwise it computes
-    in float32, but where it is made of products: for its weights, and for still larger heads.
+    (to 7). Arrays stay float32, and sums are float32. It holds for matmul, linear and their
+    gradients on the devices "cuda" (sm_80 or later: others raise KernelError) and "emulator", in
+    this thread, when they are computed: backward() wants to be inside, too. Products of up to 8
+    rows stay float32, and so does everything on the CPU, which has no such unit. Attention has
+    "tf32" and "bf16" for more than 4 queries and heads of up to 128, its gradient for heads of up
+    to 64; otherwise it computes in float32, but where it is made of products: for its weights, and
+    for still larger heads.
 
     Raises ValueError for another name. Source of 3xtf32: Ootomo and Yokota 2022, section 3.
     """
