@@ -68,7 +68,8 @@ class RecordedStep:
 
     def _on_device(self, inputs: tuple[np.ndarray, ...]) -> list[Tensor]:
         """The inputs in their places."""
-        arrays = [np.asarray(x, np.int64 if x.dtype.kind in "iu" else None) for x in inputs]
+        arrays = [np.asarray(x) for x in inputs]
+        arrays = [x.astype(np.int64, copy=False) if x.dtype.kind in "iu" else x for x in arrays]
         if self._inputs is None:
             self._inputs = [Tensor(x, device=self._backend.name) for x in arrays]
             return self._inputs

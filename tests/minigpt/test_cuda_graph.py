@@ -101,6 +101,7 @@ def test_inputs_keep_their_shapes():
     step = RecordedStep(lambda x: x + x, NAME)
     for value in (1, 2, 3, 4):
         assert step(np.full(3, value)).numpy().tolist() == [2 * value] * 3
+    assert step([5, 6, 7]).numpy().tolist() == [10, 12, 14]
     with pytest.raises(ValueError, match=r"recorded for .*\(3,\), 'int64'.* was given .*\(4,\)"):
         step(np.ones(4, np.int64))
 
