@@ -14,6 +14,7 @@ import numpy as np
 from minigpt.evaluation import evaluation_mode
 from minigpt.heads import GPT2LMHeadModel
 from minigpt.progress import Meter, Report
+from tensor.dtypes import name_of
 
 # Logits of so many numbers are made at a time: 64 MB in float32, however long the rows are.
 _SLAB = 1 << 24
@@ -50,7 +51,8 @@ def score_rows(
     sight, so a row's score depends on its batch by rounding alone.
 
     ValueError for a row without a token to score, or with more than n_positions + 1 tokens (the
-    last one is predicted, but not read); IndexError for ids outside the vocabulary.
+    last one is predicted, but not read); IndexError for ids outside the vocabulary;
+    FloatingPointError for logits that are no numbers.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size}: at least one row at a time is needed")
@@ -98,6 +100,11 @@ def _score_batch(model: GPT2LMHeadModel, batch: Sequence[Row]) -> list[RowScore]
         slab = np.s_[:, first : first + step]
         logits = model.logits(hidden[slab], 0).numpy()                          # (B, t, V)
         losses[slab], likeliest[slab] = _token_losses(logits, targets[slab])
+    if np.isnan(losses).any():
+        raise FloatingPointError(
+            "the model's logits are NaN or infinite: its weights are damaged, or too large for "
+            f"{name_of(model.dtype)}"
+        )
     return [
         RowScore(float(losses[b, s].sum()), int(s.sum()), bool(likeliest[b, s].all()))
         for b, s in enumerate(scored)

@@ -11,6 +11,7 @@ from minigpt.generation_config import GenerationConfig
 from minigpt.outputs import GenerateOutput
 from minigpt.recorded_decoding import RecordedDecoding
 from tensor import Tensor
+from tensor.dtypes import name_of
 
 if TYPE_CHECKING:
     from minigpt.heads import LanguageModel
@@ -72,7 +73,8 @@ class NextLogits:
         """The logits, checked."""
         if np.isnan(logits.max()):
             raise FloatingPointError(
-                "generate: the model's logits are NaN: its weights are damaged"
+                "generate: the model's logits are NaN: its weights are damaged, or too large for "
+                f"{name_of(self._model.dtype)}"
             )
         if self._logits is not None:
             self._logits.append(logits)

@@ -1,6 +1,7 @@
 """Perplexity by sliding windows, and last words and endings, against slow versions that anyone can
 read."""
 
+import copy
 import json
 
 import numpy as np
@@ -137,6 +138,15 @@ def test_rows_that_cannot_be_scored(model, row, said):
 
 
 # ---- WikiText -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_damaged_model_has_no_perplexity(model, wrong):
+    model = copy.deepcopy(model)
+    bias = model.transformer.ln_f.bias
+    bias.copy_(np.full(bias.shape, wrong, np.float32))
+    with pytest.raises(FloatingPointError, match="NaN or infinite: its weights are damaged"):
+        score_rows(model, [Row([1, 2, 3], 1)])
 
 
 def test_wikitext_raw_is_joined_as_the_data_set_is():
