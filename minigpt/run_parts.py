@@ -43,12 +43,24 @@ class Parts:
     validation: Examples
 
 
+def _checked_dtype(config: TrainConfig) -> np.dtype:
+    """The parameters' dtype. A device that can't be had, or not do what is asked of it, is told
+    before the text is read.
+    """
+    device = get_backend(config.device).name
+    if config.cuda_graph and device == "cpu":
+        raise ValueError(
+            "cuda_graph=true on device 'cpu', which launches no kernels: set cuda_graph=false, or "
+            "name the device cuda or emulator"
+        )
+    return checked_weights_dtype(config.dtype, device)
+
+
 def new_parts(config: TrainConfig, report: Report | None = None) -> Parts:
     """The parts of a new run. Raises as `get_backend`, `read_data`, the tokenizers and
     `from_pretrained` do; ValueError for a model and a tokenizer that don't belong together.
     """
-    # A device that can't be had, or has no such dtype, is told before the text is read.
-    dtype = checked_weights_dtype(config.dtype, get_backend(config.device).name)
+    dtype = _checked_dtype(config)
     config = fitted_to_model(config)
     task = read_task(config, report=report)
     random.manual_seed(config.seed)
@@ -112,7 +124,7 @@ def saved_parts(
         raise ValueError(
             f"step {state['step']} of this run is past max_steps={config.max_steps}: raise it"
         )
-    checked_weights_dtype(config.dtype, get_backend(config.device).name)
+    _checked_dtype(config)
     tokenizer = load_tokenizer(checkpoint)
     task = read_task(config, tokenizer)
     for data in (task.train, task.validation):
