@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tensor.backend import Array
 from tensor.devices import get_backend
 from tensor.random import default_generator
 from tensor.tensor import Tensor
@@ -27,8 +28,9 @@ class RecordedStep:
     counters of a call: whole numbers that some arguments of launches move with
         (`kernels.recording`). The default generator's draws are one: masks of dropout are new.
 
-    Each call overwrites the results and gradients of the one before. ValueError on the CPU, and for
-    other shapes; RuntimeError (RecordingError) for a function that cannot be replayed.
+    Each call overwrites the results and gradients of the one before. ValueError on the CPU, for
+    other shapes, and where leaves were moved or converted; RuntimeError (RecordingError) for a
+    function that cannot be replayed.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class RecordedStep:
         self._inputs: list[Tensor] | None = None
         self._result: Any = None
         self._gradients: list[Tensor | None] = []
+        self._places: list[Array] = []  # the leaves' memory, once a call was recorded
         self._draws = 0
 
     @property
@@ -48,6 +51,11 @@ class RecordedStep:
         return self._recording.launches
 
     def __call__(self, *inputs: np.ndarray, **counters: int) -> Any:
+        if any(leaf.data is not place for leaf, place in zip(self._leaves, self._places)):
+            raise ValueError(
+                "a leaf of a recorded step lies elsewhere now: make a new one after .to() and "
+                ".astype()"
+            )
         tensors = self._on_device(inputs)
         generator = default_generator()
         draws = generator.draws
@@ -64,6 +72,7 @@ class RecordedStep:
             self._result = self._function(*tensors)
         self._draws = generator.draws - draws
         self._gradients = [leaf.grad for leaf in self._leaves]
+        self._places = [leaf.data for leaf in self._leaves]
         return self._result
 
     def _on_device(self, inputs: tuple[np.ndarray, ...]) -> list[Tensor]:

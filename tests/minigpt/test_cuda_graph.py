@@ -14,7 +14,7 @@ import pytest
 from kernels.recording import RecordingError
 from minigpt import GPT2Config, GPT2LMHeadModel
 from minigpt.cli import main
-from tensor import RecordedStep, Tensor, cuda_fused, cuda_moving, dropout, manual_seed
+from tensor import RecordedStep, Tensor, cuda_fused, cuda_moving, dropout, manual_seed, nn
 from tensor.devices import get_backend
 from tests.kernels.devices import NAME, check_every_access, needs_device
 from tests.minigpt.training_helpers import SMALL, TEXT, start, weights
@@ -104,6 +104,22 @@ def test_inputs_keep_their_shapes():
     assert step([5, 6, 7]).numpy().tolist() == [10, 12, 14]
     with pytest.raises(ValueError, match=r"recorded for .*\(3,\), 'int64'.* was given .*\(4,\)"):
         step(np.ones(4, np.int64))
+
+
+def test_a_model_that_was_moved_away_and_back_is_not_replayed_with_its_old_weights():
+    layer = nn.Linear(3, 2).to(NAME)
+
+    def loss(x):
+        total = layer(x).sum()
+        total.backward()
+        return total.detach()
+
+    step = RecordedStep(loss, NAME, layer.parameters())
+    for _ in range(3):
+        step(np.ones((4, 3), np.float32))
+    layer.to("cpu").to(NAME)
+    with pytest.raises(ValueError, match="a leaf of a recorded step lies elsewhere now"):
+        step(np.ones((4, 3), np.float32))
 
 
 def test_a_run_on_the_command_line(tmp_path, text, capsys):
