@@ -95,12 +95,13 @@ class Case(abc.ABC):
 
     def error(self, arrays: Arrays) -> float:
         """The root mean square of the errors over that of the exact numbers, or the largest error
-        over the largest number: what is more. NaN where the result has one.
+        over the largest number: what is more. NaN where the result has one. Where all exact
+        numbers are 0, as the gradient of a softmax of one column, the errors themselves.
         """
         got, exact = self.compare(arrays)
         off = np.abs(got - exact)
-        root = math.sqrt(float(np.mean(off * off)) / float(np.mean(exact * exact)))
-        return max(root, float(off.max() / np.abs(exact).max()))
+        root = math.sqrt(float(np.mean(off * off)) / (float(np.mean(exact * exact)) or 1.0))
+        return max(root, float(off.max() / (np.abs(exact).max() or 1.0)))
 
     def __str__(self) -> str:
         return " x ".join(f"{axis} {n:,}" for axis, n in zip(self.axes, self.sizes))

@@ -309,7 +309,7 @@ class LayerNormBackward(Rows):
         for name, gradient in (("dw", (dy * h).sum(0)), ("db", dy.sum(0))):
             got.append(arrays[name].numpy()[None])
             exact.append(gradient[None])
-        scale = [1 / float(np.sqrt(np.mean(e * e))) for e in exact]  # so that each counts
+        scale = [1 / (float(np.sqrt(np.mean(e * e))) or 1.0) for e in exact]  # so that each counts
         return (np.concatenate([x * s for x, s in zip(got, scale)]),
                 np.concatenate([x * s for x, s in zip(exact, scale)]))  # fmt: skip
 

@@ -156,6 +156,16 @@ def test_an_error_is_relative_to_the_exact_result():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", ["softmax_backward", "cross_entropy_backward",
+                                    "layer_norm_backward"])
+def test_gradients_that_are_all_zero(family, capsys):
+    needs_compiler()
+    words = [family, "--device", "emulator", "--shape", "3x1"]
+    assert bench.main([*words, "--versions", f"{family}_naive"]) == 0
+    assert "wrong" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_the_table_in_the_readme_is_what_is_counted(capsys):
     """But for lanes and FLOPs, which another release of g++ may see otherwise."""
     needs_compiler()
