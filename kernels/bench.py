@@ -250,6 +250,8 @@ def run(arguments: argparse.Namespace) -> bool:
     for folder in (arguments.out, arguments.json and Path(arguments.json).parent):
         if folder:  # before, not after minutes of measuring
             Path(folder).mkdir(parents=True, exist_ok=True)
+    if arguments.json and Path(arguments.json).is_dir():
+        raise BadRequestError(f"--json {arguments.json} is a folder: name a file in it")
     if why_none:
         print(why_none)
     about: dict[str, Any] = {"device": "emulator, counted"}

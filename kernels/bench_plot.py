@@ -79,7 +79,7 @@ def draw(path: Path, case: Case, points: list[Point], roof: Roof) -> None:
     peaks = {kind: rate for kind, rate in roof.flops_per_s.items() if rate and kind in kinds}
     ridge = max(peaks.values()) / roof.bytes_per_s
     ends = [x for point in shown for x in (point.intensity, best)] + [ridge]
-    left, right = min(ends) / 3, max(ends) * 3
+    left, right = min(ends) / 3, max(ends) * 10
     for kind, peak in peaks.items():
         bend = peak / roof.bytes_per_s
         axes.plot([left, bend, right], [left * roof.bytes_per_s / 1e9, peak / 1e9, peak / 1e9],
@@ -92,13 +92,15 @@ def draw(path: Path, case: Case, points: list[Point], roof: Roof) -> None:
     if not roof.measured:
         axes.annotate("all data once", (best, 0.02), xycoords=("data", "axes fraction"),
                       rotation=90, ha="right", va="bottom", fontsize=8)
+    # Smaller and smaller, so that of versions in one place none hides another.
     for number, version in enumerate(dict.fromkeys(point.version for point in shown)):
         own = [point for point in shown if point.version == version]
         best_of_blocks = max(own, key=lambda point: point.flops_per_s or 0.0)
         x, height = best_of_blocks.intensity, best_of_blocks.flops_per_s
         height = roof.attainable(version, x) if height is None else height
-        axes.plot([x], [height / 1e9], linestyle="none", label=version, markersize=8,
-                  marker=MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)],
+        axes.plot([x], [height / 1e9], linestyle="none", label=version,
+                  markersize=max(4, 13 - number), marker=MARKERS[number % len(MARKERS)],
+                  color=COLOURS[number % len(COLOURS)],
                   markeredgecolor="black", markeredgewidth=0.6)
     about = (roof.name if roof.measured else
              f"counted on the emulator, without a cache; roof: {roof.name}, datasheet")

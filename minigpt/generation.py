@@ -75,7 +75,8 @@ def generate(
     seed: for sampling; without one the default generator is used.
     cuda_graph: on "cuda" and "emulator", record a token's launches and replay them for those that
         follow, with the same results: see `minigpt.recorded_decoding`. Not with beams, without a
-        cache, or where attentions or hidden states are asked for.
+        cache, where attentions or hidden states are asked for, in float16, or with padding in
+        bfloat16; and no other thread may use the device meanwhile.
 
     With return_dict_in_generate=True returns a `GenerateOutput`.
 

@@ -28,9 +28,11 @@ class RecordedStep:
     counters of a call: whole numbers that some arguments of launches move with
         (`kernels.recording`). The default generator's draws are one: masks of dropout are new.
 
-    Each call overwrites the results and gradients of the one before. ValueError on the CPU, for
-    other shapes, and where leaves were moved or converted; RuntimeError (RecordingError) for a
-    function that cannot be replayed.
+    Each call overwrites the results and gradients of the one before. In the first two no other
+    thread may use the device: its launches would be taken for the step's.
+
+    ValueError on the CPU, for other shapes, and where leaves were moved or converted; RuntimeError
+    (RecordingError) for a function that cannot be replayed.
     """
 
     def __init__(

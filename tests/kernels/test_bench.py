@@ -106,6 +106,7 @@ def test_rows_of_bfloat16_that_no_16_bytes_fit(version, capsys):
     ("softmax --shape 1000000000000000000000x3", "too large"),
     ("softmax --json /dev/null/a.json", "/dev/null"),
     ("softmax --out /dev/null/a", "/dev/null"),
+    ("softmax --json /tmp", "--json /tmp is a folder"),
 ])
 def test_what_the_machine_refuses_is_one_line(words, says, capsys):
     needs_compiler()
