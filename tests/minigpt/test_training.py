@@ -152,9 +152,9 @@ class TestRun:
         assert (tmp_path / name).read_text() == "of somebody else"
 
     def test_what_was_killed_before_its_first_checkpoint_starts_anew(self, config, tmp_path):
-        (tmp_path / "log.csv").write_text(",".join(COLUMNS) + "\n0,,99.9,,,\n1,99.9,,,,\n")
+        (tmp_path / "log.csv").write_text(",".join(COLUMNS) + "\n0,,-99.25,,,\n1,-99.25,,,,\n")
         start(config, tmp_path).run()
-        assert "99.9" not in (tmp_path / "log.csv").read_text()
+        assert "-99.25" not in (tmp_path / "log.csv").read_text()
 
     def test_a_folder_in_use(self, config, tmp_path):
         out = tmp_path / "run"
