@@ -20,7 +20,12 @@ def test_row(case: Case) -> None:
 
     values = [rounded(x, "bfloat16") for x in case.draw(np.float32)]
     ours = run(case, "bfloat16", NAME, values)
-    theirs_in = [to_torch(x).detach().bfloat16().requires_grad_() for x in values]
+    # torch adds up a layer norm's gradients of w and b over rows in bfloat16, in as many parts as
+    # it has threads: with one thread and 300 rows that is off by more than the tolerance, and
+    # ours, which adds in float32, is not. So of many rows torch's float32 is the reference.
+    many = case.op.name.startswith("layer_norm") and values[0].size > 100 * values[0].shape[-1]
+    dtype = torch.float32 if many else torch.bfloat16
+    theirs_in = [to_torch(x).detach().to(dtype).requires_grad_() for x in values]
     theirs = case.torch(torch, theirs_in)
     arrays = [y.detach() for y in theirs]
     if case.op.gradient:
