@@ -82,7 +82,9 @@ class NextLogits:
 
     def _mask_up_to(self, length: int) -> np.ndarray:
         """(N, length): new tokens are no padding."""
-        return np.pad(self._mask, ((0, 0), (0, length - self._mask.shape[1])), constant_values=1)
+        N, S = self._mask.shape
+        new = np.ones((N, length - S), self._mask.dtype)
+        return np.concatenate([self._mask, new], axis=1)  # np.pad takes ten times as long
 
     def _positions(self) -> np.ndarray:
         """Of the tokens so far, (N, T). Padding takes none: each row counts its own tokens. Padded
