@@ -132,12 +132,17 @@ def add_layer_norm(
     return total, y, mean, rstd
 
 
+def layer_norm_in_fours(C: int, aligned: bool) -> bool:
+    """Is there a version that takes four columns at a time? Those of bfloat16 all do."""
+    return aligned and C % 4 == 0 and C <= 16 * 1024
+
+
 def _layer_norm_version(be: Launcher, C: int, aligned: bool) -> Version:
     """Whatever reads x once, if there is such a version for C columns."""
-    fours = aligned and C % 4 == 0
+    fours = layer_norm_in_fours(C, aligned)
     if C <= LONG_ROW:
         return Version("layer_norm_vector" if fours else "layer_norm_registers", be.threads)
-    if fours and C <= 16 * 1024:
+    if fours:
         return Version("layer_norm_long", 32 * ceil_div(C, 512))
     return Version("layer_norm_block", _threads_of_row(be, C))
 
@@ -189,9 +194,14 @@ def layer_norm_backward(
     return dx, dw, db
 
 
+def layer_norm_backward_in_fours(C: int, aligned: bool) -> bool:
+    """The same of the gradient, which holds two rows in registers."""
+    return aligned and C % 4 == 0 and C <= 2048
+
+
 def _layer_norm_backward_version(be: Launcher, C: int, aligned: bool) -> Version:
     """Whatever reads x and dy least often, of the versions that there are for C columns."""
-    if aligned and C % 4 == 0 and C <= 2048:
+    if layer_norm_backward_in_fours(C, aligned):
         return Version("layer_norm_backward_vector", 32 * ceil_div(C, 256))
     kind = "block" if 2 * C <= SHARED_FLOATS else "rows"
     return Version(f"layer_norm_backward_{kind}", _threads_of_row(be, C))

@@ -152,8 +152,7 @@ def layer_norm(
 ) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     """As cuda_fused.layer_norm; mean and 1/std are float32."""
     x, w, b = (be.contiguous(a) for a in (x, w, b))
-    C = x.shape[-1]
-    own = BF16 if is_aligned(x, w, b) and C % 4 == 0 and C <= 16 * 1024 else ()
+    own = BF16 if cuda_fused.layer_norm_in_fours(x.shape[-1], is_aligned(x, w, b)) else ()
     return in_float32(cuda_fused.layer_norm, own=own)(be, x, w, b, eps)
 
 
@@ -162,10 +161,8 @@ def add_layer_norm(
 ) -> tuple[DeviceArray, DeviceArray, DeviceArray, DeviceArray]:
     """As cuda_fused.add_layer_norm: a sum of halves is rounded before it is normalised."""
     x, r, w, b = (be.contiguous(a) for a in (x, r, w, b))
-    C = x.shape[-1]
-    if x.dtype == FLOAT or (
-        x.dtype == BFLOAT16 and is_aligned(x, r, w, b) and C % 4 == 0 and C <= 16 * 1024
-    ):
+    fours = cuda_fused.layer_norm_in_fours(x.shape[-1], is_aligned(x, r, w, b))
+    if x.dtype == FLOAT or (x.dtype == BFLOAT16 and fours):
         return cuda_fused.add_layer_norm(be, x, r, w, b, eps)
     total = in_float32(cuda_elementwise.binary("add"))(be, x, r)
     return total, *layer_norm(be, total, w, b, eps)
@@ -178,9 +175,8 @@ def layer_norm_backward(
     """As cuda_fused.layer_norm_backward."""
     dy, x, w = (be.contiguous(a) for a in (dy, x, w))
     plus = None if plus is None else be.contiguous(plus)
-    C = x.shape[-1]
     aligned = is_aligned(dy, x, w, *(() if plus is None else (plus,)))
-    own = BF16 if aligned and C % 4 == 0 and C <= 2048 else ()
+    own = BF16 if cuda_fused.layer_norm_backward_in_fours(x.shape[-1], aligned) else ()
     primitive = in_float32(cuda_fused.layer_norm_backward, (0, 1, 2), own)
     return primitive(be, dy, x, w, mean, rstd, plus)
 
