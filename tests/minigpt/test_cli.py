@@ -44,12 +44,18 @@ def train(*arguments):
 
 
 def command(*arguments, stderr=subprocess.PIPE):
-    """The same in a process of its own; always a new session, so that signals reach it alone."""
+    """The same in a process of its own; always a new session, so that signals reach it alone. A
+    shell has what it starts by `&` ignore Ctrl-C, pytest too: this process does not inherit that.
+    """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen(
-        [sys.executable, "-m", "minigpt", *arguments],
-        stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment, start_new_session=True,
-    )  # fmt: skip
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "minigpt", *arguments], stdout=subprocess.PIPE, stderr=stderr,
+            text=True, env=environment, start_new_session=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, ours)
 
 
 class TestTrain:
